@@ -146,7 +146,7 @@ def test_a_process_that_finds_another_stage_in_the_file_does_not_serve_it(tmp_pa
         other = STAGE.replace('"y": "FP32"', '"y": "FP32[3]"').replace("return x", "return x[:, None].repeat(3, 1)")
         written(tmp_path, HEAD, other, PIPELINE)
         os.kill(pid, signal.SIGKILL)
-        message = "p.py:pipeline: other inputs, outputs or fill than the server has loaded: reload it"
+        message = "p.py:pipeline: the stage's inputs, outputs or fill have changed since it was loaded: reload it"
         wait_for(lambda: message in caplog.text)
         with pytest.raises(EngineError, match="has no process"):
             model.infer_sync({"x": [1.0]})
@@ -154,7 +154,7 @@ def test_a_process_that_finds_another_stage_in_the_file_does_not_serve_it(tmp_pa
         wait_for(lambda: model.entry.steps[0].engine.pids)
         wait_for(lambda: model.stages()["f"]["restarts"])
         assert model.infer_sync({"x": [1.0]})["y"].tolist() == [3]
-    assert "its file has changed: the new process runs it as it is now" in caplog.text
+    assert "its file has changed: the new process runs the new version" in caplog.text
 
 
 ONLY_ONE = (
@@ -179,7 +179,7 @@ def test_close_does_not_wait_for_a_process_that_starts(tmp_path, caplog):
     (pid,) = model.entry.steps[0].engine.pids
     (tmp_path / "hang").touch()
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: "has ended: starting another" in caplog.text)
+    wait_for(lambda: "has exited: starting another" in caplog.text)
     began = time.monotonic()
     model.close()
     assert time.monotonic() - began < 10
@@ -217,7 +217,7 @@ def test_models_of_one_name_are_told_apart_by_their_files(tmp_path, steps):
         (tmp_path / folder).mkdir()
         samples.write_model(tmp_path / folder / "m.onnx")
     source = written(tmp_path, HEAD, f"pipeline = Pipeline('p', [{steps}])\n")
-    with pytest.raises(UsageError, match=r"two steps are called 'm': a model is called as its file is.*m-2\.onnx"):
+    with pytest.raises(UsageError, match=r"two steps are called 'm': a model has the name of its file.*m-2\.onnx"):
         Model.open(source)
 
 

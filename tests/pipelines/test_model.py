@@ -101,7 +101,7 @@ def test_many_rows_pass_every_step(texts):
         (b"value", InvalidInputError, "stage 'tokenize' refused the input: ValueError"),
         (b"break", EngineError, "stage 'tokenize' failed: ZeroDivisionError"),
         (b"leave", EngineError, "stage 'tokenize' failed: SystemExit"),
-        (b"crash", BatchLostError, "its process ended in a call .exit code 7."),
+        (b"crash", BatchLostError, "its process exited during a call .exit code 7."),
         (b"hang", DeadlineExceededError, "did not answer within 1.5 s: its process was killed"),
     ],
 )
@@ -296,7 +296,7 @@ def test_a_forked_child_is_told_where_to_open_the_pipeline(numbers):
 
 
 @pytest.mark.slow
-def test_wishes_hold_for_the_models(folder):
+def test_options_hold_for_the_models(folder):
     """Fixed settings instead of measured ones, and no batching."""
     with Model.open(f"{folder}/samples.py:pipeline") as model:
         assert model.entry.steps[1].model.choice is not None

@@ -14,7 +14,7 @@ import pytest
 from tailcut.errors import EngineError
 from tailcut.pipelines.loading import load_pipeline, parse_path
 from tailcut.pipelines.pool import ProcessPool
-from tailcut.pipelines.process import StagePlace
+from tailcut.pipelines.process import StageSource
 from tests.pipelines.test_faults import PIPELINE, STAGE, wait_for, written
 from tests.pipelines.test_loading import HEAD
 
@@ -22,7 +22,7 @@ from tests.pipelines.test_loading import HEAD
 @contextmanager
 def pool_of(folder, workers=1):
     path = parse_path(written(folder, HEAD, STAGE.replace("@stage(", f"@stage(workers={workers}, "), PIPELINE))
-    pool = ProcessPool(StagePlace(load_pipeline(path).steps[0], path, 0))
+    pool = ProcessPool(StageSource(load_pipeline(path).steps[0], path, 0))
     try:
         yield pool
     finally:

@@ -44,7 +44,7 @@ def test_replicas_with_tls_are_checked() -> None:
 @pytest.mark.parametrize("bind", ["127.0.0.1:80\n    bind :22", "a b", 'x"', "x#"])
 def test_nothing_else_comes_into_the_file(bind: str) -> None:
     """An address with a space or a line's end would be more than one word."""
-    with pytest.raises(UsageError, match="cannot stand in haproxy's configuration"):
+    with pytest.raises(UsageError, match="cannot be used in haproxy's configuration"):
         Front(bind, "/s.sock")
 
 

@@ -16,12 +16,12 @@ from tailcut.server.load_failures import without_folders, without_folders_of
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.triton import library as library_module
-from tailcut.triton.library import Wishes
+from tailcut.triton.library import Overrides
 
 
 def started(folder: Path) -> RepositoryStarted:
     start = RepositoryStart(folder, ControlMode.POLL, (), 0.01)
-    return start_library(start, lambda: Wishes(Limits(), measures=False))
+    return start_library(start, lambda: Overrides(Limits(), measures=False))
 
 
 def polled(there: RepositoryStarted, *changes: tuple[Callable[[], Any], Callable[[ModelRepository], bool]]) -> None:

@@ -13,7 +13,7 @@ from tests.triton.repositories import add_model, twice
 
 from tailcut.errors import InvalidInputError, TailcutError, UsageError
 from tailcut.runtime.limits import Limits
-from tailcut.triton.library import Library, LoadedModel, Wishes
+from tailcut.triton.library import Library, LoadedModel, Overrides
 
 ENSEMBLE = twice("first", "second")
 
@@ -24,7 +24,7 @@ def loaded(folder: Path, text: str) -> LoadedModel:
     add_model(folder, "bytes", kind="simple_int8")
     (folder / "both" / "1").mkdir(parents=True)
     (folder / "both" / "config.pbtxt").write_text(text)
-    [model] = Library(folder, Wishes(Limits(), measures=False)).load("both", 1)
+    [model] = Library(folder, Overrides(Limits(), measures=False)).load("both", 1)
     return model
 
 
@@ -165,7 +165,7 @@ def test_a_step_whose_model_cannot_be_loaded_is_named(
     change(second)
     place = re.escape(f"{tmp_path}/both/config.pbtxt: step 'second': {second}")
     with pytest.raises(TailcutError, match=f"^{place}/?{words}"):
-        Library(tmp_path, Wishes(Limits(), measures=False)).load("both", 1)
+        Library(tmp_path, Overrides(Limits(), measures=False)).load("both", 1)
 
 
 def test_a_step_that_cannot_begin_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_free_dimensions_are_those_of_the_models(tmp_path: Path) -> None:
 def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:
     """They have copies of their own; one that goes is gone."""
     loaded(tmp_path, ENSEMBLE).model.close()
-    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    library = Library(tmp_path, Overrides(Limits(), measures=False))
     assert library.changes() == {}
     shutil.copytree(tmp_path / "first" / "1", tmp_path / "first" / "2")
     assert library.changes() == {"first": True, "both": True}
@@ -206,7 +206,7 @@ def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:
         ('value: "sum" } input', 'value: "product" } input', "'product' is neither an input of the ensemble"),
         ('key: "INPUT1" value: "difference"', 'key: "INPUT9" value: "difference"', "lacks input 'INPUT1'"),
         ('key: "OUTPUT1" value: "difference"', 'key: "OUTPUT9" value: "difference"', "has no output 'OUTPUT9'"),
-        ('value: "TWICE" }', 'value: "sum" }', "'sum' comes from two places"),
+        ('value: "TWICE" }', 'value: "sum" }', "'sum' comes from two sources"),
         ('value: "TWICE" }', 'value: "other" }', "output 'TWICE' of the ensemble comes from no step"),
         ('value: "A" } input', 'value: "TWICE" } input', "first, second wait for each other"),
         ("dims: 16 } ]\nensemble", "dims: 4 } ]\nensemble", "output 'TWICE' of the ensemble: expected"),

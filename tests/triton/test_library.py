@@ -13,7 +13,7 @@ from tests.triton.repositories import add_model
 
 from tailcut import Model
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
-from tailcut.cli.serving.model_repository import wishes_of
+from tailcut.cli.serving.model_repository import overrides_of
 from tailcut.cli.serving.sources import SourceReader
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.cuda.provider import missing_provider
@@ -23,7 +23,7 @@ from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.limits import too_large
 from tailcut.triton import library as library_module
-from tailcut.triton.library import Library, Wishes, newest_of
+from tailcut.triton.library import Library, Overrides, newest_of
 
 DATA = Path(__file__).parent.parent / "data" / "models"  # made by scripts/make_model_files.py
 PROFILE = Profile(
@@ -33,7 +33,7 @@ PROFILE = Profile(
 
 
 @pytest.mark.parametrize(
-    ("wishes", "section", "name", "value"),
+    ("options", "section", "name", "value"),
     [
         ({}, "engine", "device", "cpu"),
         ({"device": "cuda"}, "engine", "device", "cuda"),
@@ -42,19 +42,19 @@ PROFILE = Profile(
         ({"batching": "off"}, "batching", "rows", "dependent"),
     ],
 )
-def test_wishes_replace_what_profiles_say(wishes: dict[str, Any], section: str, name: str, value: object) -> None:
+def test_options_replace_what_profiles_say(options: dict[str, Any], section: str, name: str, value: object) -> None:
     """But no batch grows beyond what a configuration allows."""
-    applied = Wishes(Limits(), **wishes).applied(PROFILE)
+    applied = Overrides(Limits(), **options).applied(PROFILE)
     assert getattr(getattr(applied.settings, section), name) == value
 
 
 def test_the_cpu_beside_a_device() -> None:
     """The model once more on the CPU; without a device, one line says so."""
-    second = Wishes(Limits(), device="cuda", also_cpu="fallback").applied(PROFILE).settings.batching.second
+    second = Overrides(Limits(), device="cuda", also_cpu="fallback").applied(PROFILE).settings.batching.second
     assert second is not None
     assert (second.use, second.engine.device) == ("fallback", "cpu")
     with pytest.raises(UsageError, match="--also-cpu route: m is on the CPU already"):
-        Wishes(Limits(), also_cpu="route").applied(PROFILE)
+        Overrides(Limits(), also_cpu="route").applied(PROFILE)
 
 
 def test_every_flag_of_the_command_line_is_a_wish() -> None:
@@ -62,8 +62,8 @@ def test_every_flag_of_the_command_line_is_a_wish() -> None:
     reader = SourceReader(
         None, 4, BatchingChoice.ON, DeviceChoice.CUDA, accept_model_change=False, also_cpu=AlsoCpuChoice.ROUTE
     )
-    result = wishes_of(reader, Limits(), queue=64, measures=False)
-    assert result == Wishes(
+    result = overrides_of(reader, Limits(), queue=64, measures=False)
+    assert result == Overrides(
         Limits(), "on", measures=False, device="cuda", also_cpu="route", max_batch_size=4, queue_rows=64
     )
 
@@ -78,7 +78,7 @@ def test_the_queue_is_that_of_the_command_line_or_of_the_configuration(
     add_model(tmp_path, "simple", more="dynamic_batching { default_queue_policy { max_queue_size: 2 } }")
     caplog.set_level("INFO")
     limits = Limits(queue_rows=queue or 1024)
-    [item] = Library(tmp_path, Wishes(limits, measures=False, queue_rows=queue)).load("simple", 1)
+    [item] = Library(tmp_path, Overrides(limits, measures=False, queue_rows=queue)).load("simple", 1)
     with item.model as model:
         assert model.entry.queue_rows == rows
         with pytest.raises(TooLargeError, match=f"holds {rows}: send fewer at a time, or raise {setting}$"):
@@ -86,24 +86,24 @@ def test_the_queue_is_that_of_the_command_line_or_of_the_configuration(
         assert too_large(model.entry, 1, 2).endswith(f": send fewer at a time, or raise {setting}")
     messages = [message for message in caplog.messages if "max_queue_size" in message]
     assert len(messages) == 1
-    assert ("max_queue_size is not used: --queue says that 64 rows may wait" in messages[0]) == bool(queue)
+    assert ("max_queue_size is not used: --queue allows 64 rows to wait" in messages[0]) == bool(queue)
 
 
 def test_models_are_opened_so(tmp_path: Path) -> None:
     """The largest batch in the model itself; a device that is not there is the reason why a model is not."""
     add_model(tmp_path, "simple")
-    [item] = Library(tmp_path, Wishes(Limits(), measures=False, max_batch_size=2)).load("simple", 1)
+    [item] = Library(tmp_path, Overrides(Limits(), measures=False, max_batch_size=2)).load("simple", 1)
     with item.model as model:
         assert model.entry.max_batch_size == 2
     if missing_provider(ort.__version__, ort.get_available_providers()):
         with pytest.raises(UnsupportedError, match="device cuda: onnxruntime"):
-            Library(tmp_path, Wishes(Limits(), measures=False, device="cuda")).load("simple", 1)
+            Library(tmp_path, Overrides(Limits(), measures=False, device="cuda")).load("simple", 1)
 
 
 def test_threads_spin_only_where_a_model_is_alone(tmp_path: Path) -> None:
     """Those of a configuration, too; and again once it is alone."""
     add_model(tmp_path, "simple", more="instance_group { count: 2 }")
-    library = Library(tmp_path, Wishes(Limits()))
+    library = Library(tmp_path, Overrides(Limits()))
     for models in (1, 2):
         [item] = library.load("simple", models)
         with item.model as model:
@@ -118,7 +118,7 @@ def test_threads_spin_only_where_a_model_is_alone(tmp_path: Path) -> None:
 def test_measured_settings_follow_the_number_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come from the one measurement of the load."""
     add_model(tmp_path, "simple")
-    [item] = Library(tmp_path, Wishes(Limits())).load("simple", 2)
+    [item] = Library(tmp_path, Overrides(Limits())).load("simple", 2)
     monkeypatch.delattr(library_module, "measured_model")
     assert item.reload is not None
     with item.model as model, item.reload(1) as again:
@@ -137,7 +137,7 @@ def test_models_share_the_memory_of_a_container(
     seen: list[Any] = []
     for name in ("one", "two", "three", "four"):
         add_model(tmp_path, name)
-    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    library = Library(tmp_path, Overrides(Limits(), measures=False))
     for models in (1, 4, 40):
         [item] = library.load("one", models)
         item.model.close()
@@ -163,7 +163,7 @@ def test_a_backend_that_is_not_served_is_named(tmp_path: Path, field: str, name:
     (tmp_path / "m" / "config.pbtxt").write_text(f'{field}: "{name}"')
     words = f"^{tmp_path}/m/config.pbtxt: {field} '{name}' is not served: the files of armnn_tflite, .* are$"
     with pytest.raises(UnsupportedError, match=words):
-        Library(tmp_path, Wishes(Limits())).load("m", 1)
+        Library(tmp_path, Overrides(Limits())).load("m", 1)
     with pytest.raises(UnsupportedError, match=words):
         newest_of(tmp_path / "m")
 
@@ -191,7 +191,7 @@ def test_what_does_not_fit_the_model_is_said_of_the_configuration(tmp_path: Path
     scaled_free(tmp_path / "m" / "1" / "model.onnx")
     (tmp_path / "m" / "config.pbtxt").write_text(text)
     line = f"{tmp_path}/m/config.pbtxt: {words}"
-    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    library = Library(tmp_path, Overrides(Limits(), measures=False))
     with pytest.raises(UnsupportedError, match=f"^{re.escape(line)}$"):
         library.load("m", 1)
     (tmp_path / "e").mkdir()
@@ -211,7 +211,7 @@ def test_files_of_other_frameworks_with_their_own_backends(tmp_path: Path, backe
     for kind in files:
         shutil.copy(DATA / f"dense.{kind}", folder / f"model.{kind}")
     (tmp_path / "dense" / "config.pbtxt").write_text(f'backend: "{backend}"')
-    [loaded] = Library(tmp_path, Wishes(Limits(), measures=False)).load("dense", 1)
+    [loaded] = Library(tmp_path, Overrides(Limits(), measures=False)).load("dense", 1)
     with loaded.model as model, Model.open(DATA / f"dense.{files[0]}") as plain:
         [tensor] = model.spec.inputs
         given = {tensor.name: np.full([dim or 1 for dim in tensor.shape], 0.5, np.float32)}
@@ -224,7 +224,7 @@ def test_versions_without_a_folder_are_named(tmp_path: Path, caplog: pytest.LogC
     policy = "version_policy { specific { versions: [ 1, 9, 7 ] } }"
     add_model(tmp_path, "m", versions=(1, 2), more=policy)
     caplog.set_level("INFO")
-    [item] = Library(tmp_path, Wishes(Limits(), measures=False)).load("m", 1)
+    [item] = Library(tmp_path, Overrides(Limits(), measures=False)).load("m", 1)
     item.model.close()
     words = "m: config.pbtxt: version_policy specific names versions without a folder, which are not served: 7, 9"
     assert caplog.messages.count(words) == 1

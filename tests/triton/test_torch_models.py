@@ -10,7 +10,7 @@ from tests.servers import serving
 
 from tailcut.engines.trust import _VARIABLE, trust
 from tailcut.runtime.limits import Limits
-from tailcut.triton.library import Library, Wishes
+from tailcut.triton.library import Library, Overrides
 
 torch = programs.torch
 CONFIG = """
@@ -98,7 +98,7 @@ def test_torchscript_takes_tensors_by_name(tmp_path: Path, module: type, monkeyp
     (tmp_path / "m" / "config.pbtxt").write_text(SWAPPED)
     torch.jit.script(module()).save(str(tmp_path / "m" / "1" / "model.pt"))
     trust(tmp_path)
-    [item] = Library(tmp_path, Wishes(Limits(), measures=False)).load("m", 1)
+    [item] = Library(tmp_path, Overrides(Limits(), measures=False)).load("m", 1)
     with item.model as model:
         answer = model.infer_sync({"b": np.full((3, 1), 2, np.float32), "a": np.full((3, 1), 5, np.float32)})
         assert (answer["one"] == 3).all()
@@ -133,7 +133,7 @@ def test_an_input_and_an_output_of_one_name(tmp_path: Path) -> None:
         (tmp_path / name / "1").mkdir(parents=True)
         (tmp_path / name / "config.pbtxt").write_text(text)
     programs.save(tmp_path / "same" / "1" / "model.pt2", Doubled(), (torch.randn(2, 8),), {"x": {0: programs.BATCH}})
-    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    library = Library(tmp_path, Overrides(Limits(), measures=False))
     data = np.random.default_rng(0).standard_normal((3, 2, 4)).astype(np.float32)
     for name, given, gives in (("same", "x", "x"), ("twice", "given", "doubled")):
         [item] = library.load(name, 1)

@@ -13,7 +13,7 @@ import typer
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.numbers import finite
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, log_unended, where
-from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, start_library, wishes_of
+from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, overrides_of, start_library
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import (
     check_needs,
@@ -289,7 +289,7 @@ def serve(  # noqa: PLR0915  a statement per option
     )
     wished = Limits(queue_rows=queue or Limits().queue_rows, engine_timeout_s=parse_duration(engine_timeout))
     start = RepositoryStart(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
-    started = start_library(start, partial(wishes_of, reader, wished, queue=queue, measures=not no_auto))
+    started = start_library(start, partial(overrides_of, reader, wished, queue=queue, measures=not no_auto))
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)

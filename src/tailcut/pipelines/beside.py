@@ -1,9 +1,9 @@
-"""Whether a stage's answer to a request depends on the requests that came beside it, which only its author knows.
+"""Detects stages whose answer to a request depends on the other requests of its batch.
 
-A function gets the rows of a whole batch. One that pads to the longest of them, normalises over them or ranks them
-answers a request in another way in company than alone. So the first batches of several requests are compared with two
-of their requests alone, before anything is answered. Where they differ, and each repeats itself, the stage gets one
-request at a time from then on: slower, and right.
+A function gets the rows of a whole batch. If it pads to the longest row, normalises over the rows or ranks them, it
+answers a request differently in a batch than alone. So the first batches of several requests are checked before they
+are answered: two of their requests are computed alone as well. If the results differ, and both are reproducible, the
+stage gets one request at a time from then on, which is slower but correct.
 """
 
 import logging
@@ -15,8 +15,8 @@ from tailcut.engines.agreement import distance
 from tailcut.errors import TailcutError
 
 _log = logging.getLogger("tailcut")
-_BATCHES = 3  # of several requests, that are compared
-_MIXED = 0.01  # as far apart, answers to the same rows differ by more than rounding
+_BATCHES = 3  # how many batches of several requests are checked
+_MIXED = 0.01  # distance from which on two answers to the same rows differ by more than rounding
 _WHAT = "its answer to a request depends on the requests beside it"
 _ADVICE = "write @stage(whole_requests=True), or @stage(fill=...) and return lists where it pads to the longest"
 Parts = Sequence[Sequence[np.ndarray]]
@@ -24,13 +24,13 @@ Call = Callable[[Parts], list[list[np.ndarray]]]
 
 
 def is_mixing(call: Call, parts: Parts, beside: Parts, chosen: Sequence[int]) -> bool:
-    """Whether answers to requests in one call differ from those to each alone; not of a function that is random.
+    """Whether a call with several requests answers them differently than alone; False for a function that is random.
 
     Args:
-        call: the function: the outputs of each request.
+        call: calls the function; returns the outputs of each request.
         parts: the inputs of each request.
         beside: the outputs of a call with all of them.
-        chosen: the places of those to ask alone.
+        chosen: indices of the requests to compute alone.
     """
 
     def alone() -> list[list[np.ndarray]]:
@@ -45,28 +45,28 @@ def is_mixing(call: Call, parts: Parts, beside: Parts, chosen: Sequence[int]) ->
             return False
         return _distance(apart, alone()) == 0 == _distance(of_chosen(beside), of_chosen(call(parts)))
     except TailcutError:
-        return False  # it refuses what it is asked alone: that says nothing of the rows
+        return False  # it refuses a request alone, which says nothing about its rows
 
 
 class BesideWatch:
-    """Compares the first batches of one stage.
+    """Checks the first batches of one stage.
 
     Args:
-        name: of the stage, for the log.
-        call: its function: the outputs of each request.
+        name: name of the stage, for the log.
+        call: calls its function; returns the outputs of each request.
     """
 
     def __init__(self, name: str, call: Call) -> None:
         self._name = name
         self._call = call
         self._left = _BATCHES
-        self.mixes = False  # whether the stage was seen to answer in another way in company
+        self.mixes = False  # whether the stage was seen to answer requests differently in a batch
 
     def answers(self, parts: Parts) -> list[list[np.ndarray]]:
-        """The outputs of each request: together, or one by one where they have to be.
+        """The outputs of each request, computed together or, if their answers would mix, one by one.
 
         Raises:
-            TailcutError: as the call.
+            TailcutError: the call failed.
         """
         if self.mixes:
             return self._one_by_one(parts)

@@ -1,4 +1,4 @@
-"""Calls a stage's function for the requests of a batch, and says what a failed call tells the client."""
+"""Calls a stage's function for the requests of a batch, and decides what a failed call tells the client."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from tailcut.pipelines.results import RefusedInputError, call, call_filled
 from tailcut.pipelines.stage import Stage
 
 _log = logging.getLogger("tailcut")
-_MESSAGE_BYTES = 4096
+_MESSAGE_BYTES = 4096  # of an author's message, at most
 
 
 class Caller:
@@ -27,7 +27,7 @@ class Caller:
         """The outputs of each request.
 
         Raises:
-            TailcutError: as `call`, and what the function raises of them.
+            TailcutError: as `call`, or raised by the function itself.
         """
         stage = self.stage
         if stage.per_request or (len(parts) == 1 and not stage.fill):
@@ -37,15 +37,15 @@ class Caller:
         return split_rows(call(stage, self.inputs.together(parts)), rows_of(parts))
 
     def pack(self, parts: Sequence[Sequence[np.ndarray]]) -> Packed:
-        """The inputs of each request for a process: all rows together where the function takes them so."""
+        """Pack the requests' inputs for a process: all rows together unless the function is called per request."""
         return self.inputs.pack(parts) if self.stage.per_request else self.inputs.pack_together(parts)
 
     def answer(self, asked: Unpacked, called: Callable[[], None]) -> Packed:
-        """As `run`, of what has been packed; the answer is packed, with all rows together where they came so.
+        """As `run`, but returns the outputs packed, with all rows together unless the function is called per request.
 
         Args:
-            asked: what has been unpacked.
-            called: told after each call, where the function is called once for each request.
+            asked: the unpacked inputs.
+            called: called after each call of a function that is called once per request.
 
         Raises:
             TailcutError: as `run`.
@@ -62,10 +62,14 @@ class Caller:
         return self.outputs.pack_together([call(stage, self.inputs.together(parts))], asked.rows)
 
     def unpack(self, region: np.ndarray, rows: Sequence[int]) -> list[list[np.ndarray]]:
-        """The outputs of requests of this many rows, from what a process has packed: views of the region.
+        """The outputs of requests with this many rows, which a process has packed: views of the region.
+
+        Args:
+            region: uint8 [size], the packed outputs.
+            rows: the number of rows of each request.
 
         Raises:
-            EngineError: it is not what was asked for.
+            EngineError: the region is not such a layout, or has other numbers of rows.
         """
         result = self.outputs.unpack(region)
         together = not (self.stage.per_request or self.stage.fill)
@@ -76,9 +80,9 @@ class Caller:
 
 
 def refusal(stage: Stage, error: BaseException) -> tuple[ReplyKind, str]:
-    """What a failed call tells the client: the author's own message, or the kind of error without what it says.
+    """What a failed call tells the client: the author's own message, or only the type of an unexpected exception.
 
-    An exception's text may hold a part of the request, so it goes to the log alone.
+    The text of an unexpected exception may contain parts of the request, so it goes to the log only.
     """
     if isinstance(error, RefusedInputError):
         return ReplyKind.INVALID, plain(error)
@@ -91,16 +95,16 @@ def refusal(stage: Stage, error: BaseException) -> tuple[ReplyKind, str]:
 
 
 def plain(message: object) -> str:
-    """What an author's error says, as text that every protocol can carry: valid UTF-8, of at most 4096 bytes."""
+    """An author's message as text that every protocol can send: valid UTF-8, at most 4096 bytes."""
     try:
         text = str(message)
-    except Exception:  # noqa: BLE001  an author's class may have a __str__ of its own
+    except Exception:  # noqa: BLE001  the author's class may have a faulty __str__
         text = type(message).__name__
     return text.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore")
 
 
 def log_fault(stage: Stage, error: BaseException) -> None:
-    """Write where a stage raised, for its author; what it refuses on purpose is not a fault."""
+    """Log the traceback of an exception for the stage's author, unless the stage refused its input on purpose."""
     fault = error.__cause__ if isinstance(error, RefusedInputError) else error
     if not isinstance(fault, TailcutError):
         _log.warning("stage %r raised", stage.name, exc_info=fault)

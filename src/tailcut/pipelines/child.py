@@ -1,7 +1,7 @@
-"""A stage's process. Imports the stage by its path, and computes batches.
+"""A stage's process: imports the stage by its path, and computes batches.
 
-The first thing it does, before anything of the user's is imported, is to bind itself to its parent's life. It leads a
-session of its own, so that the server can end it together with the programs that a stage has started.
+Before it imports any of the user's code, it makes sure that it ends with its parent. It leads its own session, so that
+the server can end it together with the programs that the stage has started.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if not _bound_to(int(parent)):
         return 1
     for descriptor in (control, inputs, outputs, logs):
-        os.set_inheritable(int(descriptor), False)  # whatever a stage starts does not keep them open
+        os.set_inheritable(int(descriptor), False)  # programs that the stage starts do not keep them open
     sock = socket.socket(fileno=int(control))
     _leave_signals()
     os.register_at_fork(after_in_child=sock.close)  # else the server would not see that this process has ended
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
         if cpu:
             _pin(int(cpu))
         stage = _stage(path, int(index), signature)
-    except Exception as error:  # noqa: BLE001  whatever keeps this process from starting is the server's to report
+    except Exception as error:  # noqa: BLE001  the server reports whatever went wrong
         text = plain(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {plain(error)}"
         _reply(sock, results, ReplyKind.NOT_LOADED, plain(text))
         return 1
     gc.collect()
-    gc.freeze()  # what the import left: it is never walked again
+    gc.freeze()  # the collector need not walk what the import left behind again
     sock.sendall(REPLY.pack(ReplyKind.READY, 0, results.size))
     _serve(sock, Caller(stage), MappedRegion(int(inputs)), results)
     return 0
@@ -66,17 +66,17 @@ def _pin(cpu: int) -> None:
 
 
 def _stage(path: str, index: int, signature: str) -> Stage:
-    """The step of that number in the pipeline at that path.
+    """Load the stage with this index in the pipeline at this path.
 
     Raises:
-        UsageError: the file has changed: there is no such stage any more, or it takes or gives something else.
+        UsageError: the file has changed: the stage is gone, or its inputs or outputs are others.
     """
     steps = load_pipeline(parse_path(path)).steps
     step = steps[index] if index < len(steps) else None
     if not isinstance(step, Stage):
         raise UsageError(f"{path}: step {index + 1} is no longer a stage: reload the server")
     if step.signature != signature:
-        raise UsageError(f"{path}: other inputs, outputs or fill than the server has loaded: reload it")
+        raise UsageError(f"{path}: the stage's inputs, outputs or fill have changed since it was loaded: reload it")
     return step
 
 
@@ -93,7 +93,7 @@ def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: M
             packed = caller.answer(caller.inputs.unpack(data), progress.called)
             _check_size(caller.stage, packed)
             packed.write(results.grow(packed.size))
-        except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
+        except BaseException as error:  # noqa: BLE001  whatever it raises, even SystemExit, fails only its requests
             log_fault(caller.stage, error)
             _reply(sock, results, *refusal(caller.stage, error))
         else:
@@ -101,17 +101,17 @@ def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: M
 
 
 class _Progress:
-    """Tells the server now and then that one of several calls has ended, each of which has a time of its own."""
+    """Tells the server from time to time that one of several calls has returned: each call has its own time limit."""
 
     def __init__(self, sock: socket.socket, results: MappedRegion) -> None:
         self._sock = sock
         self._results = results
-        self._told_s = time.monotonic()
+        self._sent_s = time.monotonic()
 
     def called(self) -> None:
         now_s = time.monotonic()
-        if now_s - self._told_s >= PROGRESS_S:
-            self._told_s = now_s
+        if now_s - self._sent_s >= PROGRESS_S:
+            self._sent_s = now_s
             self._sock.sendall(REPLY.pack(ReplyKind.WORKING, 0, self._results.size))
 
 
@@ -128,10 +128,10 @@ def _reply(sock: socket.socket, results: MappedRegion, kind: ReplyKind, message:
 
 
 def _leave_signals() -> None:
-    """Do nothing on the signals that end a server, for systemd sends them to all processes of a unit.
+    """Do nothing on the signals that stop a server, since systemd sends them to all processes of a unit.
 
-    What the server drains is still computed. Programs that a stage starts, and processes that it forks, get them as
-    ever: exec resets a handler (signal(7)), where it would keep SIG_IGN.
+    So the requests that the server drains are still computed. The signals work as usual in programs that a stage starts
+    and processes that it forks: exec resets a handler (signal(7)), whereas it would keep SIG_IGN.
     """
     before = {number: signal.getsignal(number) for number in _LEFT_TO_THE_SERVER}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup's stays
@@ -151,7 +151,7 @@ def _nothing(_number: int, _frame: FrameType | None) -> None:
 
 
 def _bound_to(parent: int) -> bool:
-    """Have the kernel end this process when its server is gone (prctl(2)); False where it is gone already."""
+    """Have the kernel kill this process when its server ends (prctl(2)); False if it has already ended."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent

@@ -1,4 +1,4 @@
-"""A stage as the runtime knows engines: its requests are batched, counted and looked after like a model's."""
+"""A stage as an engine of the runtime: its requests are batched, counted and supervised like a model's."""
 
 from collections.abc import Sequence
 
@@ -9,40 +9,40 @@ from tailcut.errors import EngineError, InvalidInputError, TailcutError, Unsuppo
 from tailcut.pipelines.beside import BesideWatch, Parts, is_mixing
 from tailcut.pipelines.calling import log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
-from tailcut.pipelines.process import NotSentError, StagePlace
+from tailcut.pipelines.process import NotSentError, StageSource
 from tailcut.pipelines.protocol import ReplyKind
 from tailcut.spec import ModelSpec, Rows
 
 
 class StageEngine:
-    """Calls a stage's function in its processes, or, where it says so, on the thread that asks.
+    """Calls a stage's function in its processes or, with `threads`, on the calling thread.
 
     Raises:
         UsageError: no process can import the stage.
     """
 
-    def __init__(self, stage_place: StagePlace) -> None:
-        stage = stage_place.stage
+    def __init__(self, source: StageSource) -> None:
+        stage = source.stage
         self.spec = ModelSpec(stage.name, stage.inputs, stage.outputs, Rows.INDEPENDENT, "a stage's rows are")
         self.options = EngineOptions(name="none", instances=stage.workers, threads=1)
         self.stage = stage
-        self._caller = stage_place.caller
-        self._pool = None if stage.threads else ProcessPool(stage_place)
+        self._caller = source.caller
+        self._pool = None if stage.threads else ProcessPool(source)
         self._beside = None if stage.per_request else BesideWatch(stage.name, self._call)
 
     @property
     def pids(self) -> list[int]:
-        """The stage's processes that are alive; none where it runs on threads."""
+        """Ids of the stage's processes that are alive; empty if it runs on threads."""
         return [] if self._pool is None else self._pool.pids
 
     @property
     def restarts(self) -> int:
-        """How many processes were started in the place of another."""
+        """How many processes were started to replace another."""
         return 0 if self._pool is None else self._pool.restarts
 
     @property
     def one_by_one(self) -> bool:
-        """Whether each request is a call of its own for the thread that asks: its time is that of one call."""
+        """Whether each request is a separate call on the calling thread, so that its time is that of one call."""
         return self._pool is None and self.stage.per_request
 
     def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
@@ -50,14 +50,14 @@ class StageEngine:
 
         Raises:
             InvalidInputError: the function refuses the input.
-            EngineError: the function failed, or returned what was not declared, or there is no process.
+            EngineError: the function failed, its outputs are not as declared, or there is no process.
             BatchLostError: the process died or was killed while it computed these requests.
         """
         parts = [list(request.values()) for request in requests]
         return self._call(parts) if self._beside is None else self._beside.answers(parts)
 
     def is_mixing(self, requests: Sequence[Arrays]) -> bool:
-        """Whether its answers to these requests depend on the others.
+        """Whether the answer to any of these requests depends on the others.
 
         Raises:
             TailcutError: as `run_apart`.
@@ -86,12 +86,12 @@ class StageEngine:
         return dict(zip(self.spec.output_names, self.run_apart([inputs])[0], strict=True))
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
-        """Refuse: a function's outputs are wherever it makes them.
+        """Refuse, because a function allocates its own outputs.
 
         Raises:
             UnsupportedError: always.
         """
-        raise UnsupportedError(f"stage {self.spec.name!r}: a function is not bound to arrays")
+        raise UnsupportedError(f"stage {self.spec.name!r}: a function cannot be bound to arrays")
 
     def close(self) -> None:
         """End the processes."""
@@ -101,9 +101,9 @@ class StageEngine:
     def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         try:
             results = self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
-            # The function may keep what it returns, and write its next results there; what is of strings is a copy.
+            # The function may keep what it returned and overwrite it later; arrays of strings are copies already.
             return [[array if array.dtype == object else array.copy() for array in arrays] for arrays in results]
-        except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
+        except BaseException as error:  # noqa: BLE001  whatever it raises, even SystemExit, fails only its requests
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
             fault: TailcutError = InvalidInputError(message) if kind is ReplyKind.INVALID else EngineError(message)
@@ -111,7 +111,7 @@ class StageEngine:
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """A view of an array that later steps, or the client's other requests, read as well."""
+    """A read-only view: later steps, or the client's other requests, read the same array."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""The entry of a pipeline: what a server serves it by, as it does the entry of a model."""
+"""The entry of a pipeline: the interface through which a server serves it, like the entry of a model."""
 
 import time
 from collections.abc import Generator, Sequence
@@ -23,15 +23,15 @@ _SLOWEST = 0.99
 
 
 class PipelineEntry:
-    """The calls of a model's entry without those for rows, which a pipeline does not lend.
+    """The interface of a model's entry, except for receiving into arena rows, which a pipeline does not have.
 
     Args:
-        spec: what goes in and comes out.
-        steps: in order.
-        one_batch: the first axis of every input counts the rows of a request, also of those that a later step takes.
+        spec: the pipeline's inputs and outputs.
+        steps: the steps in order.
+        one_batch: whether all inputs must have the same number of rows, even those that only a later step takes.
     """
 
-    slab = None  # its rows are handed on as arrays
+    slab = None  # requests arrive as arrays
 
     def __init__(self, spec: ModelSpec, steps: Sequence[OpenStep], *, one_batch: bool = False) -> None:
         self.spec = spec
@@ -43,24 +43,25 @@ class PipelineEntry:
         cold = [step.model.entry.warm_up for step in steps if step.engine is None]
         reasons = [warm_up.reason for warm_up in cold if not warm_up.warmed_up]
         self.warm_up = WarmUp(not reasons, "; ".join(reasons))
-        self.gone = ""  # why it answers nothing more: it was closed, or is another process's
+        self.gone = ""  # why it no longer answers: it was closed, or belongs to another process
         self._statistics = PipelineStatistics(len(steps))
         self._flows: dict[Request, Flow] = {}
 
     def start(self, arrays: Arrays, request: Request) -> None:
-        """Queue the checked arrays of a request at the first step; the caller notifies.
+        """Queue the checked arrays of a request at the first step; the caller then calls `notify`.
 
         Raises:
             InvalidInputError: inputs differ in their number of rows, or have none.
-            QueueFullError: too much is waiting already, or the deadline cannot be met.
+            QueueFullError: the queue is full, or the deadline cannot be met.
+            ReleasedError: the pipeline was closed, or opened before this process was forked.
         """
         without_pauses(self._start(arrays, request, in_steps=False))
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
-        """As `start`, with pauses while large arrays are copied into a model's rows; a stage's are copied elsewhere.
+        """As `start`, yielding between parts of large arrays that are copied into a model's rows.
 
         Raises:
-            QueueFullError: as in `start`.
+            TailcutError: as in `start`.
         """
         return self._start(arrays, request, in_steps=True)
 
@@ -72,7 +73,7 @@ class PipelineEntry:
         self._flows[request] = flow
         try:
             yield from flow.begin(in_steps=in_steps)
-        except BaseException as error:  # the request is given up
+        except BaseException as error:  # the request is abandoned
             if self._flows.pop(request, None) is not None:
                 if isinstance(error, TailcutError):
                     self._statistics.refused(error)
@@ -81,11 +82,11 @@ class PipelineEntry:
             raise
 
     def notify(self, until_ns: int = 0) -> bool:
-        """Have what waits for the first step computed."""
+        """Wake the first step for the requests that wait there."""
         return self.steps[0].model.entry.notify(until_ns)
 
     def cancel(self, request: Request) -> None:
-        """The client left: what waits for a step is taken out of its queue."""
+        """Withdraw the request of a client that has left from the queue that it waits in."""
         flow = self._flows.pop(request, None)
         if flow is None:
             return
@@ -95,10 +96,10 @@ class PipelineEntry:
             under_way.step.model.entry.cancel(under_way.request)
 
     def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
-        """Refuse what the first step has no room for.
+        """Check that the first step has room for these rows.
 
         Raises:
-            QueueFullError: with the seconds after which another try makes sense.
+            QueueFullError: it has not; the error has the seconds after which to try again.
         """
         first = self.steps[0]
         try:
@@ -109,20 +110,20 @@ class PipelineEntry:
 
     @property
     def is_lost(self) -> bool:
-        """Whether a step computes nothing more in this process."""
+        """Whether a step can no longer compute in this process."""
         return any(step.model.entry.is_lost for step in self.steps)
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that wait for the first step."""
+        """Rows in the queue of the first step."""
         return self.steps[0].model.entry.waiting_rows
 
     def waiting_ns(self) -> int:
-        """How long the first step will take for what waits."""
+        """How long the first step will take for the requests in its queue."""
         return self.steps[0].model.entry.waiting_ns()
 
     def ended(self, flow: Flow, error: TailcutError | None) -> None:
-        """A request has its answer, or never will."""
+        """Count a request that was answered, or that failed with this error."""
         if self._flows.pop(flow.request, None) is None:
             return
         if error is None:
@@ -133,12 +134,12 @@ class PipelineEntry:
             self._statistics.ended(error, took_ns, computed=flow.computed)
 
     def delivered(self, batch: Batch) -> None:
-        """Nothing is held for an answer that has been handed out."""
+        """Do nothing: an answer that has been delivered holds no rows."""
 
-    # What it counts.
+    # Statistics.
 
     def statistics(self) -> dict[str, int | float]:
-        """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
+        """As `Model.statistics`, with the steps' own counters summed; each request is counted once."""
         steps = [step.model.statistics() for step in self.steps]
         summed = (
             "batches",
@@ -164,27 +165,27 @@ class PipelineEntry:
         return self._statistics.refusal
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """Nothing: each step has batches of its own."""
+        """Empty: each step has its own batches."""
         return {}
 
     def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """For each step by its name, as `Model.batches_by_rows`."""
+        """`Model.batches_by_rows` of each step, by name."""
         return {step.name: step.model.batches_by_rows() for step in self.steps}
 
     def stages(self) -> dict[str, dict[str, int | float]]:
-        """The counts of each step by its name, as `Model.statistics`, with the processes that were started anew."""
+        """`Model.statistics` of each step, by name, with the number of its restarted processes."""
         return {
             step.name: step.model.statistics() | {"restarts": 0 if step.engine is None else step.engine.restarts}
             for step in self.steps
         }
 
     def step_engines(self) -> dict[str, EngineOptions | None]:
-        """The engine of each step that this process computes; None for a function on threads."""
+        """Engine options of each step that is computed in this process, by name; None for a function on threads."""
         here = [step for step in self.steps if step.engine is None or step.engine.stage.threads]
         return {step.name: None if step.engine else step.model.profile.settings.engine for step in here}
 
     def step_profiles(self) -> list[Profile]:
-        """The profiles of the models of its steps, each once."""
+        """The profiles of its models, each once."""
         models = {id(step.model): step.model for step in self.steps if step.engine is None}
         return [as_neighbour(model) for model in models.values()]
 
@@ -193,11 +194,11 @@ class PipelineEntry:
         return " -> ".join(step.describe() for step in self.steps)
 
     def device_times(self) -> list[DevicePhase]:
-        """Nothing: a step that is served by itself says how long its calls to a device take."""
+        """Empty: device times are reported only for a model that is served by itself."""
         return []
 
     def stage_times(self) -> list[StepTimes]:
-        """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""
+        """Times of the newest requests in each step, in us: median, p99, and the mean of the slowest 1 % overall."""
         times = self._statistics.times() / 1000
         if not len(times):
             return []

@@ -1,7 +1,7 @@
-"""One request's way through a pipeline: the answer of each step is the input of the next.
+"""The flow of one request through a pipeline: the answer of each step is the input of the next.
 
-A step's answer is handed on by the thread that computed it, so the event loop is woken once a request and not once a
-step. `StepDelivery` wakes the next step once for all requests of a batch.
+The thread that computed a step's answer passes it to the next step, so the event loop is woken once per request and not
+once per step. `StepDelivery` wakes the next step once for all requests of a batch.
 """
 
 import threading
@@ -21,36 +21,36 @@ from tailcut.spec import ModelSpec
 
 
 class FlowOwner(Protocol):
-    """The pipeline, as far as a request on its way is concerned."""
+    """The pipeline, as far as a request in it is concerned."""
 
     spec: ModelSpec
     one_batch: bool  # the first axis of every input counts the rows of the request
-    gone: str  # why it answers nothing more; empty: it does
+    gone: str  # why it no longer answers; empty: it does
 
     @property
     def steps(self) -> Sequence[OpenStep]: ...  # noqa: D102  in order
 
     def ended(self, flow: "Flow", error: TailcutError | None) -> None:
-        """A request has its answer, or never will."""
+        """Called when a request was answered, or has failed with this error."""
 
     def delivered(self, batch: Batch) -> None:
-        """A batch of one answer has been handed out."""
+        """Called when the batch of one answer has been delivered."""
 
 
 class StepDelivery:
-    """Hands a step's answers on by the thread that computed them."""
+    """Passes a step's answers on, on the thread that computed them."""
 
     def __init__(self, following: Notifiable | None) -> None:
         self._following = following
 
-    is_here = False  # the answers go on after the batch has been counted
+    is_here = False  # answers are passed on after the batch has been counted
 
     def notify_soon(self, entry: Notifiable) -> None:
-        """Have a model computed that has been given more of a large request."""
+        """Wake a model that has received another part of a large request."""
         entry.notify()
 
     def post(self, batch: Batch) -> None:
-        """Hand out at once, and wake the step that follows when all of the batch have gone on to it."""
+        """Deliver at once, and wake the next step when all requests of the batch have been queued there."""
         try:
             batch.hand_out(self)
         finally:
@@ -59,7 +59,7 @@ class StepDelivery:
             self._following.notify()
 
     def post_failure(self, request: Request, error: TailcutError) -> None:
-        """Tell the request at once."""
+        """Fail the request at once."""
         request.handler.fail(request, error)
 
 
@@ -72,7 +72,7 @@ class UnderWay:
 
 
 class Flow:
-    """A request between its first step and its answer. Its steps follow each other, so one thread at a time has it."""
+    """A request between its first step and its answer. Steps run in turn, so one thread at a time uses it."""
 
     __slots__ = (
         "_began_ns",
@@ -91,39 +91,39 @@ class Flow:
         self._owner = owner
         self._tensors: dict[str, np.ndarray] = dict(arrays)
         self._number = 0
-        self._lock = threading.Lock()  # of `under_way` against a client that leaves
+        self._lock = threading.Lock()  # guards `under_way` against `cancel`
         self._began_ns = 0
         self.request = request
         self.under_way: UnderWay | None = None
-        self.computed = False  # the step that failed it had begun to compute it
+        self.computed = False  # whether the step that failed had begun to compute it
         self.formed_ns = 0
-        self.passed: list[StepTrace] = []  # of the steps that it has passed
+        self.passed: list[StepTrace] = []  # one for each completed step
 
     def begin(self, *, in_steps: bool = False) -> Generator[None, None, None]:
-        """Queue the first step; with pauses while large arrays are copied, if asked for.
+        """Queue the request at the first step; with `in_steps`, yield between parts of large arrays being copied.
 
         Raises:
             InvalidInputError: its inputs differ in their number of rows, or have none.
-            QueueFullError: too much is waiting already, or the deadline cannot be met.
+            QueueFullError: the queue is full, or the deadline cannot be met.
         """
         if self._owner.one_batch:
             row_count(self._tensors)
         self.request.ready_ns = time.monotonic_ns()
         step = self._owner.steps[0]
-        given = self._given(step)  # checked already but for their rows, which need not be the pipeline's
+        given = self._given(step)  # already checked, except that their row counts may differ from the pipeline's
         called = {step.input_called(name): array for name, array in given.items()}
         rows = row_count(called) if step.model.spec.batched else 1
         yield from self._begin(step, given, rows, in_steps=in_steps)
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
-        """A step has answered."""
+        """Take the answer of a step, and queue the next one."""
         if not self._number:
             self.formed_ns, self._began_ns = batch.formed_ns, batch.began_ns
         step = self._owner.steps[self._number]
         moments = request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
         self.passed.append(StepTrace(step.name, *moments, batch.rows, batch.requests))
         arrays = batch.arrays(index)
-        if step.model.entry.slab is not None:  # whose rows are others' soon
+        if step.model.entry.slab is not None:  # its arena rows will be reused
             arrays = [array.copy() for array in arrays]
         self._tensors |= dict(zip(map(step.output_called, step.model.spec.output_names), arrays, strict=True))
         self._number += 1
@@ -132,7 +132,7 @@ class Flow:
             return
         try:
             self._start(self._owner.steps[self._number])
-        except InvalidInputError as error:  # of a shape that was left free: no fault of the client's
+        except InvalidInputError as error:  # a free dimension did not fit, which is not the client's fault
             self._fail(
                 EngineError(f"{self._owner.steps[self._number].title} received input that it does not accept: {error}")
             )
@@ -140,19 +140,19 @@ class Flow:
             self._fail(error)
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        """A step has no answer."""
+        """Fail the request, because a step has failed."""
         self.computed = request.running or any(part.running for part in request.parts)
         self._fail(error)
 
     def cancel(self) -> UnderWay | None:
-        """The client left: the request that is to be taken back from the step, if there is one."""
+        """Mark the request of a client that has left; returns the step's request to withdraw, if there is one."""
         with self._lock:
             self.request.cancelled = True
             return self.under_way
 
     @property
     def times(self) -> list[tuple[int, int]]:
-        """Of each step: nanoseconds in its queue, and computing."""
+        """For each completed step, the nanoseconds in its queue and those computing."""
         return [(step.began_ns - step.ready_ns, step.ended_ns - step.began_ns) for step in self.passed]
 
     def _start(self, step: OpenStep) -> None:
@@ -169,7 +169,7 @@ class Flow:
         under_way = self._request(step, rows)
         yield from entry.start_in_steps(arrays, under_way)
         with self._lock:
-            if self._number:  # it has passed this step already
+            if self._number:  # this step has already answered
                 return
             self.under_way = UnderWay(step, under_way)
             gone = self.request.cancelled
@@ -187,7 +187,7 @@ class Flow:
                 return
             under_way, number = self._request(step, rows), self._number
             step.model.entry.start(arrays, under_way)
-            self.under_way = UnderWay(step, under_way) if self._number == number else None  # it may have passed it
+            self.under_way = UnderWay(step, under_way) if self._number == number else None  # it may have answered
 
     def _answer(self, arrays: list[np.ndarray], ended_ns: int) -> None:
         batch = Batch(self._owner, [self.request])
@@ -195,19 +195,19 @@ class Flow:
         batch.outputs = arrays
         batch.apart = [arrays]
         batch.steps = tuple(self.passed)
-        self._let_go()
+        self._release()
         self._owner.ended(self, None)
         if not self.request.cancelled:
             self.request.delivery.post(batch)
 
     def _fail(self, error: TailcutError) -> None:
-        if isinstance(error, ReleasedError) and self._owner.gone:  # of a step
+        if isinstance(error, ReleasedError) and self._owner.gone:  # the error of a step
             error = ReleasedError(self._owner.gone)
-        self._let_go()
+        self._release()
         self._owner.ended(self, error)
         if not self.request.cancelled:
             self.request.delivery.post_failure(self.request, error)
 
-    def _let_go(self) -> None:
-        """Drop the arrays, and the step's request, which knows this: a cycle keeps them until the next collection."""
+    def _release(self) -> None:
+        """Drop the arrays and the step's request, which refers to this flow: a cycle that only the collector frees."""
         self._tensors, self.under_way = {}, None

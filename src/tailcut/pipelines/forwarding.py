@@ -1,7 +1,7 @@
-"""Log lines of a stage's process, which go to its server through a socket, each a JSON array: level, logger, message.
+"""Forwards log lines of a stage's process to its server through a socket, as JSON arrays of level, logger and message.
 
-The server writes them where its own lines go, in its own format and within its own rate. The process never waits for
-that: what finds the socket full is dropped, so that a log which is not read delays no request.
+The server writes them to its own log, in its own format and with its own rate limit. The process never waits for that:
+when the socket is full, lines are dropped, so that a log which nobody reads delays no request.
 """
 
 import logging
@@ -12,7 +12,7 @@ import msgspec
 
 _log = logging.getLogger("tailcut")
 _MOST = 65536  # bytes of a line
-_MESSAGE = 16384  # characters of one record, the last of them: a traceback ends with what was raised
+_MESSAGE = 16384  # characters of one record; the last are kept, as a traceback ends with the exception
 _decode = msgspec.json.Decoder(tuple[int, str, str]).decode
 
 
@@ -23,17 +23,17 @@ class LogSender(logging.Handler):
         super().__init__()
         sock.setblocking(False)
         self._sock = sock
-        self._rest = b""  # of a line that was sent in part
+        self._rest = b""  # the unsent part of a line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record, or drop it."""
+        """Send a record, or drop it if the socket is full."""
         try:
             text = self.format(record)[-_MESSAGE:].encode(errors="replace").decode()
             line = msgspec.json.encode((record.levelno, record.name, text)) + b"\n"
-        except Exception:  # noqa: BLE001  as logging's own handlers have it
+        except Exception:  # noqa: BLE001  as logging's own handlers do
             self.handleError(record)
             return
-        with suppress(OSError):  # it is full, or the server has gone
+        with suppress(OSError):  # the socket is full, or the server has ended
             if self._rest:
                 self._rest = self._rest[self._sock.send(self._rest) :]
             if not self._rest:
@@ -41,7 +41,7 @@ class LogSender(logging.Handler):
 
 
 def log_from(sock: socket.socket, stage: str) -> None:
-    """Log what a stage's process sends, until it has ended."""
+    """Log the lines that a stage's process sends, until it ends."""
     with sock, sock.makefile("rb") as lines:
         while line := lines.readline(_MOST):
             try:

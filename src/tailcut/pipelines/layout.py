@@ -1,9 +1,9 @@
-"""How the arrays of a batch's requests lie in a shared region: numbers, then each tensor's bytes. Pure.
+"""The layout of a batch's arrays in a shared region: a header of numbers, then each tensor's bytes. Pure.
 
-The head is int64: the number of parts and of requests, the rows of each request, and for each part and tensor its sizes
-and its place. A part is a request, or the rows of all of them, one behind the other: then a function that takes all
-rows needs no copy of them. Elements of BYTES are their lengths, then their bytes. Both sides know dtypes and ranks, so
-none of it names a type, and none is executed.
+The header is int64: the number of parts, the number of requests, the rows of each request, and for each part and tensor
+its shape and its offset in bytes. A part is either one request or the rows of all requests one after the other; in the
+latter case, a function that takes all rows needs no copy. BYTES elements are stored as their lengths (int64), followed
+by their bytes. Both sides know the dtypes and ranks, so the data names no types and nothing in it is executed.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ import numpy as np
 from tailcut.errors import EngineError
 from tailcut.spec import DType, TensorSpec
 
-Parts = Sequence[Sequence[np.ndarray]]  # of each request, an array for each tensor
+Parts = Sequence[Sequence[np.ndarray]]  # for each request, an array for each tensor
 _ALIGN = 64
 _HEAD_WORDS = 2
-_MOST_KNOWN = 256  # heads of single requests that are remembered
+_MOST_KNOWN = 256  # headers of single requests that are remembered
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What was found in a region.
+    """The contents of a region.
 
     Args:
-        parts: an array for each tensor, of each request; or of all requests together, as the only part.
-        rows: of each request.
+        parts: for each request, an array for each tensor; or a single part with the rows of all requests.
+        rows: the number of rows of each request.
     """
 
     parts: list[list[np.ndarray]]
@@ -35,51 +35,51 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """How one request of this many rows lies there, where every row has a fixed size.
+    """The layout of a single request with this many rows, when every row has a fixed size.
 
     Args:
-        rows: of the request.
-        head: uint8, as it begins the region.
-        size: of everything, in bytes.
-        places: where each tensor begins.
-        shapes: of each tensor.
+        rows: number of rows of the request.
+        head: uint8 [head bytes], the header.
+        size: total size in bytes.
+        offsets: where each tensor begins, in bytes.
+        shapes: the shape of each tensor.
     """
 
     rows: int
     head: np.ndarray
     size: int
-    places: list[int]
+    offsets: list[int]
     shapes: list[tuple[int, ...]]
 
 
 class TensorLayout:
-    """Packs the arrays of these tensors into bytes, and finds them there again.
+    """Packs arrays of these tensors into bytes, and unpacks them.
 
-    Most calls carry one request, and its head depends on the number of rows alone where these have a fixed size: it is
-    made and read once for each number.
+    Most calls have one request. If all rows have a fixed size, its header depends only on the number of rows, and is
+    made and parsed once for each number.
     """
 
     def __init__(self, tensors: Sequence[TensorSpec]) -> None:
         self._tensors = tuple(tensors)
         self._dtypes = [tensor.dtype.numpy for tensor in tensors]
-        self._words = sum(len(tensor.shape) + 1 for tensor in tensors)  # of one part
+        self._words = sum(len(tensor.shape) + 1 for tensor in tensors)  # of the header, per part
         self._fixed = all(tensor.row_bytes is not None for tensor in tensors)
-        self._head_bytes = 8 * (_HEAD_WORDS + 1 + self._words)  # of one request
+        self._head_bytes = 8 * (_HEAD_WORDS + 1 + self._words)  # of a single request
         self._written: dict[int, _Known] = {}  # by the number of rows
-        self._read: dict[bytes, _Known] = {}  # by the head
+        self._read: dict[bytes, _Known] = {}  # by the header
 
     def pack(self, parts: Parts) -> "Packed":
-        """Lay out the arrays of requests, each by itself; their bytes are copied when they are written."""
+        """Lay out the arrays of requests, each as its own part. Their bytes are copied only by `Packed.write`."""
         if len(parts) == 1 and self._fixed:
             return self._pack_known(parts[0])
         return self._pack([[arrays] for arrays in parts], rows_of(parts))
 
     def pack_together(self, parts: Parts, rows: Sequence[int] = ()) -> "Packed":
-        """Lay out the rows of requests as one part; each by itself where their sizes differ.
+        """Lay out the rows of all requests as one part, or each request as its own part if their row shapes differ.
 
         Args:
-            parts: the arrays of each request; or of all together, of which each request has `rows`.
-            rows: left out, those of the parts.
+            parts: the arrays of each request; or of all requests together, with `rows` telling them apart.
+            rows: the number of rows of each request; empty: those of the parts.
         """
         if len(parts) == 1 and self._fixed and len(rows) <= 1:
             return self._pack_known(parts[0])
@@ -96,12 +96,12 @@ class TensorLayout:
             region: uint8 [size].
 
         Raises:
-            EngineError: what is there is not such a layout.
+            EngineError: the region does not contain such a layout.
         """
         if self._fixed:
             known = self._read.get(region[: self._head_bytes].tobytes())
             if known is not None and region.size >= known.size:
-                items = zip(known.shapes, self._dtypes, known.places, strict=True)
+                items = zip(known.shapes, self._dtypes, known.offsets, strict=True)
                 return Unpacked([[np.ndarray(shape, dtype, region, at) for shape, dtype, at in items]], [known.rows])
         try:
             count, requests = _numbers(region, _HEAD_WORDS)
@@ -121,33 +121,33 @@ class TensorLayout:
         rows = head[_HEAD_WORDS : _HEAD_WORDS + requests]
         if self._fixed and count == requests == 1 and len(self._read) < _MOST_KNOWN:
             shapes = [array.shape for array in parts[0]]
-            places = [array.ctypes.data - region.ctypes.data for array in parts[0]]
+            offsets = [array.ctypes.data - region.ctypes.data for array in parts[0]]
             start = region[: self._head_bytes].copy()
-            self._read[start.tobytes()] = _Known(rows[0], start, region.size, places, shapes)
+            self._read[start.tobytes()] = _Known(rows[0], start, region.size, offsets, shapes)
         return Unpacked(parts, rows)
 
     def together(self, parts: Parts) -> list[np.ndarray]:
-        """The rows of all requests in one array for each tensor: copied where there are several."""
+        """The rows of all requests in one array for each tensor; copied if there are several requests."""
         if len(parts) == 1:
             return list(parts[0])
         return [np.concatenate([arrays[index] for arrays in parts]) for index in range(len(self._tensors))]
 
     def _pack_known(self, arrays: Sequence[np.ndarray]) -> "Packed":
-        """One request."""
+        """Pack one request whose rows have a fixed size."""
         known = self._written.get(len(arrays[0])) or self._learn(arrays)
-        blobs = [(at, _bytes(array)) for at, array in zip(known.places, arrays, strict=True)]
+        blobs = [(at, _bytes(array)) for at, array in zip(known.offsets, arrays, strict=True)]
         return Packed(known.size, [(0, known.head), *blobs])
 
     def _learn(self, arrays: Sequence[np.ndarray]) -> _Known:
         rows = len(arrays[0])
         packed = self._pack([[arrays]], [rows])
-        known = _Known(rows, packed.head, packed.size, packed.places, [array.shape for array in arrays])
+        known = _Known(rows, packed.head, packed.size, packed.offsets, [array.shape for array in arrays])
         if len(self._written) < _MOST_KNOWN:
             self._written[rows] = known
         return known
 
     def _pack(self, groups: Sequence[Parts], rows: Sequence[int]) -> "Packed":
-        """Each group is the requests of one part."""
+        """Lay out parts; each group holds the requests of one part."""
         start = _HEAD_WORDS + len(rows)
         at = _up(8 * (start + len(groups) * self._words))
         heads: list[list[int]] = [[] for _ in groups]
@@ -166,7 +166,7 @@ class TensorLayout:
 
 
 class Packed:
-    """Arrays that are laid out, and how many bytes they take."""
+    """Arrays with their offsets, ready to be written, and their total size in bytes."""
 
     __slots__ = ("_blobs", "size")
 
@@ -176,12 +176,12 @@ class Packed:
 
     @property
     def head(self) -> np.ndarray:
-        """The numbers that it begins with: uint8."""
+        """The header, as uint8."""
         return self._blobs[0][1]
 
     @property
-    def places(self) -> list[int]:
-        """Where each array begins."""
+    def offsets(self) -> list[int]:
+        """Where each array begins, in bytes."""
         return [at for at, _ in self._blobs[1:]]
 
     def write(self, region: np.ndarray) -> None:
@@ -191,12 +191,12 @@ class Packed:
 
 
 def rows_of(parts: Parts) -> list[int]:
-    """How many rows each request has."""
+    """The number of rows of each request."""
     return [len(arrays[0]) for arrays in parts]
 
 
 def split_rows(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[np.ndarray]]:
-    """The arrays of each request again, of this many rows each."""
+    """Split arrays of all rows into views for each request, with this many rows each."""
     parts: list[list[np.ndarray]] = []
     start = 0
     for count in rows:
@@ -206,7 +206,7 @@ def split_rows(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[n
 
 
 def _numbers(region: np.ndarray, count: int) -> list[int]:
-    """The numbers that a region begins with."""
+    """The first numbers of a region's header."""
     numbers: list[int] = region[: 8 * count].view(np.int64).tolist()
     if len(numbers) != count or min(numbers[:_HEAD_WORDS]) < 0:
         raise ValueError("a number of requests is out of range")
@@ -236,7 +236,7 @@ def _array(tensor: TensorSpec, region: np.ndarray, shape: list[int], at: int) ->
         count *= dim
     size = tensor.dtype.itemsize
     if min(shape, default=0) < 0 or not 0 <= at <= region.size:
-        raise ValueError("a size or a place is out of range")
+        raise ValueError("a size or an offset is out of range")
     if not tensor.accepts(tuple(shape)):
         raise ValueError(f"{tensor.name!r} is {shape}, not {tensor.describe()}")
     if size is not None:

@@ -1,4 +1,4 @@
-"""The life of a stage's process: a table of moves, and how long to wait before the next one is started. Pure."""
+"""The life cycle of a stage's process: a table of transitions, and the delay before a restart. Pure."""
 
 from enum import IntEnum, auto
 
@@ -8,12 +8,12 @@ _FIRST_S = 0.1
 _LONGEST_S = 10.0
 
 
-class Life(IntEnum):  # whose members are quick to look up
-    """Where a process is in its life."""
+class Life(IntEnum):  # faster to look up than an Enum
+    """The state of a process."""
 
     STARTING = auto()  # imports the stage's file
     IDLE = auto()  # waits for a batch
-    CALLED = auto()  # has a call
+    CALLED = auto()  # computes a call
     ENDED = auto()  # by itself, or killed
 
 
@@ -29,7 +29,7 @@ def move(old: Life, new: Life) -> Life:
     """The new state.
 
     Raises:
-        IllegalMoveError: the table does not hold this move.
+        IllegalMoveError: the table does not allow this transition.
     """
     if new not in MOVES[old]:
         raise IllegalMoveError(f"a stage's process cannot go from {old.name} to {new.name}")
@@ -37,5 +37,5 @@ def move(old: Life, new: Life) -> Life:
 
 
 def backoff_s(failures: int) -> float:
-    """Seconds to wait after this many starts in a row that failed."""
+    """Seconds to wait after this many consecutive failed starts."""
     return 0.0 if failures == 0 else min(_FIRST_S * 2.0 ** (failures - 1), _LONGEST_S)

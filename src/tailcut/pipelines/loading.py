@@ -1,12 +1,12 @@
-"""Finds a pipeline by its import path, `embed.py:pipeline`, in the server and in each of its stages' processes alike.
+"""Loads a pipeline by its import path, `embed.py:pipeline`, both in the server and in the processes of its stages.
 
-The file is executed under a name of its own. Its folder comes first on the import path, as `python embed.py` has it,
-but behind the standard library: a module `queue` beside it would else be taken for the standard one by all that the
-process imports later. What the file imports from its folder is the folder's own: pipelines of two folders may have a
-module `words` each. What goes wrong in it is one line that names the file and the line.
+The file is executed under a unique module name. Its folder comes first on the import path, as with `python embed.py`,
+but behind the standard library: otherwise a module `queue` beside it would replace the standard one in everything that
+the process imports later. Modules that the file imports from its folder are separate per folder, so pipelines in two
+folders may each have a module `words`. An error in the file becomes one line that names the file and the line.
 
-An execution is kept for what asks about a pipeline before it is opened, and for its opening: whatever a file does when
-it is executed, such as making a counter of a name, it does once for each.
+An executed file is kept for questions about the pipeline before it is opened, and for opening it once. So side effects
+of the file, such as registering a counter under a name, happen once per opened pipeline.
 """
 
 import hashlib
@@ -29,24 +29,25 @@ from tailcut.pipelines.stage import Pipeline
 
 _PREFIX = "tailcut_pipeline_"
 _NOT_THEIRS = (_PREFIX, "tailcut.")
-_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python")  # in the path, from the folder on, of what is kept
+# Parts of a path, relative to the folder, that mark installed modules, which are not reloaded.
+_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python")
 _STANDARD = {
     folder + tail
-    for folder in (sysconfig.get_path("stdlib"), os.path.dirname(os.__file__))  # noqa: PTH120  as it is on the path
+    for folder in (sysconfig.get_path("stdlib"), os.path.dirname(os.__file__))  # noqa: PTH120  spelled as on the path
     for tail in ("", "/lib-dynload")
 }
 _STANDARD_ZIP = f"/python{sys.version_info.major}{sys.version_info.minor}.zip"
-_lock = threading.RLock()  # `sys.modules` has the modules of one folder at a time
-_active: list[str] = []  # the folder whose modules it has
-_own: dict[str, frozenset[str]] = {}  # by folder: modules of it that the program had before its first pipeline
+_lock = threading.RLock()  # `sys.modules` holds the modules of one folder at a time
+_active: list[str] = []  # the folder whose modules are in `sys.modules`
+_own: dict[str, frozenset[str]] = {}  # by folder: its modules that the program had imported before its first pipeline
 _aside: dict[str, dict[str, ModuleType]] = {}  # by folder: its modules, while another folder is the active one
-_versions: dict[str, dict[str, tuple[int, int] | None]] = {}  # by folder and module: its file, when it was loaded
+_versions: dict[str, dict[str, tuple[int, int] | None]] = {}  # by folder and module: `_version` when loaded
 _added: set[str] = set()  # folders that are on the import path because of a pipeline
 
 
 @dataclass(frozen=True, slots=True)
 class PipelinePath:
-    """The file that a pipeline is in, and the name of the variable that holds it."""
+    """The file of a pipeline, and the name of the variable that holds it."""
 
     file: Path
     attribute: str
@@ -61,17 +62,17 @@ class _Execution:
 
     module: ModuleType
     source: bytes
-    opened: set[str] = field(default_factory=set)  # the pipelines of it that were opened
+    opened: set[str] = field(default_factory=set)  # its variables whose pipelines were opened
 
 
-_executions: dict[Path, _Execution] = {}  # the newest of each file
+_executions: dict[Path, _Execution] = {}  # the latest of each file
 
 
 def parse_path(text: str) -> PipelinePath:
-    """`embed.py:pipeline` apart, the file absolute.
+    """Split `embed.py:pipeline` into an absolute path and the name of a variable.
 
     Raises:
-        UsageError: it names no variable.
+        UsageError: the text is not of this form.
     """
     file, _, attribute = text.rpartition(":")
     if not file.endswith(".py") or not attribute.isidentifier():
@@ -80,14 +81,14 @@ def parse_path(text: str) -> PipelinePath:
 
 
 def load_pipeline(path: PipelinePath) -> Pipeline:
-    """The pipeline of a file, which is executed where its last execution is out of date.
+    """Load the pipeline of a file, which is executed again if its last execution is out of date.
 
-    It is where the file, or a module that it has imported from its folder, has changed, and where the pipeline has been
-    opened since.
+    That is the case if the file, or a module that it has imported from its folder, has changed, or if the pipeline has
+    been opened since.
 
     Raises:
         MissingFileError: the file is missing.
-        UsageError: it raises, or there is no such variable in it, or it is not a Pipeline.
+        UsageError: the file raises, it has no such variable, or the variable is not a Pipeline.
     """
     return _pipeline(path)[0]
 
@@ -105,12 +106,12 @@ def take_pipeline(path: PipelinePath) -> Pipeline:
 
 
 def forget(path: PipelinePath) -> None:
-    """Execute the file at the next call in any case."""
+    """Have the next call execute the file in any case."""
     _executions.pop(path.file, None)
 
 
 def import_path() -> list[str]:
-    """The import path of this program, for another process of it: the standard library first, no pipelines' folders."""
+    """The import path for a stage's process: the standard library first, and without the folders of pipelines."""
     return _standard_first(entry for entry in sys.path if isinstance(entry, str) and entry not in _added)
 
 
@@ -132,7 +133,7 @@ def _pipeline(path: PipelinePath) -> tuple[Pipeline, _Execution]:
 
 
 def _has_changed(file: Path, execution: _Execution) -> bool:
-    """Whether the file, or what it has imported from its folder, whose modules are then in place, is another one."""
+    """Whether the file, or a module that it has imported from its folder, has changed; activates the folder."""
     try:
         if file.read_bytes() != execution.source:
             return True
@@ -158,9 +159,9 @@ def _execute(file: Path) -> _Execution:
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and typing look a function's module up there
     try:
-        with redirect_stdout(sys.stderr):  # what a command prints there is read by programs
+        with redirect_stdout(sys.stderr):  # programs read the command's stdout
             loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a user's file may raise anything
         if before is not None:
             sys.modules[name] = before
         sys.modules.update(dropped)
@@ -175,7 +176,7 @@ def _standard_first(entries: Iterable[str]) -> list[str]:
 
 
 def _activate(folder: str) -> None:
-    """Have `import` find the modules of this folder, and none that pipelines of another one have from theirs."""
+    """Have `import` find the modules of this folder, and none that pipelines imported from another folder."""
     if _active != [folder]:
         for other in _active:
             modules = {title: module for title, module in _modules_in(other).items() if title not in _own[other]}
@@ -190,10 +191,10 @@ def _activate(folder: str) -> None:
 
 
 def _drop_changed(folder: str) -> dict[str, ModuleType]:
-    """Have the modules that pipelines of this folder have imported from it be imported anew where one has changed.
+    """Drop the modules that pipelines have imported from this folder if one has changed, so that they are reimported.
 
-    Those that were there before the first of its pipelines are the program's own, and stay. What is dropped is
-    returned; functions that are running keep it.
+    Modules imported before the folder's first pipeline belong to the program, and stay. Returns the dropped modules;
+    functions that are running keep using them.
     """
     changed = _changed(folder)
     if changed:
@@ -204,7 +205,7 @@ def _drop_changed(folder: str) -> dict[str, ModuleType]:
 
 
 def _changed(folder: str) -> dict[str, ModuleType]:
-    """The modules that pipelines of this folder have imported from it: all of them where one has changed, else none."""
+    """The modules that pipelines have imported from this folder: all of them if one has changed, else none."""
     there = _modules_in(folder)
     own = _own.setdefault(folder, frozenset(there))
     imported = {title: module for title, module in there.items() if title not in own}
@@ -213,7 +214,7 @@ def _changed(folder: str) -> dict[str, ModuleType]:
 
 
 def _modules_in(folder: str) -> dict[str, ModuleType]:
-    """The modules of Python files in a folder, without installed packages and pipelines themselves."""
+    """The imported modules of a folder, by name, without installed packages and the pipelines' own files."""
     modules = {}
     for title, module in list(sys.modules.items()):
         places = [getattr(module, "__file__", None)] if getattr(module, "__file__", None) else _paths(module)
@@ -226,7 +227,7 @@ def _modules_in(folder: str) -> dict[str, ModuleType]:
 
 
 def _paths(module: ModuleType) -> list[object]:
-    """The folders of a package without a file."""
+    """The folders of a namespace package."""
     try:
         return list(getattr(module, "__path__", ()))
     except Exception:  # noqa: BLE001  some modules compute their attributes
@@ -234,7 +235,7 @@ def _paths(module: ModuleType) -> list[object]:
 
 
 def _version(module: ModuleType) -> tuple[int, int] | None:
-    """What tells that a module's file has changed; None of a package that has none."""
+    """Modification time and size of a module's file, which tell whether it has changed; None without a file."""
     try:
         status = Path(str(module.__file__)).stat() if getattr(module, "__file__", None) else None
     except OSError:
@@ -243,18 +244,18 @@ def _version(module: ModuleType) -> tuple[int, int] | None:
 
 
 class _FreshLoader(SourceFileLoader):
-    """Compiles the file as it is now: a cached compilation is taken for fresh where an edit keeps second and size."""
+    """Always compiles the file: cached bytecode would pass for fresh after an edit that keeps time (in s) and size."""
 
     source = b""
 
-    def get_code(self, fullname: str) -> object:  # type: ignore[override]  # typeshed has CodeType, which compile gives
-        """Compile the source."""
+    def get_code(self, fullname: str) -> object:  # type: ignore[override]  # typeshed: CodeType
+        """Compile the file, and keep its source."""
         self.source = self.get_data(self.path)
         return self.source_to_code(self.source, self.path)
 
 
 def _one_line(file: Path, error: BaseException) -> str:
-    """What went wrong in a file, and where: the file's own line, however deep the error was raised."""
+    """One line that says what went wrong, and at which line of the file itself, however deep the error was raised."""
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"

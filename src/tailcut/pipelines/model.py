@@ -1,4 +1,4 @@
-"""A pipeline as a model: what `Model.open("embed.py:pipeline")` returns, and what a server serves."""
+"""A pipeline as a model: what `Model.open("embed.py:pipeline")` returns and a server serves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from tailcut.pipelines.entry import PipelineEntry
 from tailcut.pipelines.flow import StepDelivery
 from tailcut.pipelines.loading import PipelinePath, load_pipeline, parse_path, take_pipeline
 from tailcut.pipelines.plan import plan_pipeline
-from tailcut.pipelines.process import StagePlace
+from tailcut.pipelines.process import StageSource
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.steps import OpenStep, StepOptions, model_outline, open_model, open_stage, stage_outline
 from tailcut.pipelines.tuned import model_files, process_settings, step_settings, with_settings
@@ -36,9 +36,9 @@ OpenModel = Callable[[str | Path], Model]
 
 
 class PipelineModel:
-    """Stages and models, one after the other, that answer requests from any number of threads and event loops.
+    """A sequence of stages and models that answers requests from any number of threads and event loops.
 
-    Use `tailcut.Model.open("FILE.py:VARIABLE")`. Its public names are those of a `Model`. Thread-safe, except that
+    Made by `tailcut.Model.open("FILE.py:VARIABLE")`. Its public names are those of a `Model`. Thread-safe, except that
     `close` must be the last call. It does not survive a fork: open it in the process that uses it.
     """
 
@@ -47,9 +47,16 @@ class PipelineModel:
     def __init__(
         self, profile: Profile, steps: Sequence[OpenStep], spec: ModelSpec | None = None, *, one_batch: bool = False
     ) -> None:
-        """`spec` says what goes in and comes out; left out, it is what the first step takes and the last one gives.
+        """Make a pipeline of open steps.
 
-        With `one_batch`, a request whose inputs differ in their number of rows is refused, whichever step takes them.
+        Args:
+            profile: the pipeline's profile.
+            steps: the open steps, in order.
+            spec: the pipeline's inputs and outputs; None: the inputs of the first step and the outputs of the last.
+            one_batch: refuse a request whose inputs differ in their number of rows, whichever steps take them.
+
+        Raises:
+            UsageError: without `spec`, the tensors of the steps do not fit together.
         """
         self.spec = spec or plan_pipeline(profile.model.name, [step.outline for step in steps])
         self.entry = PipelineEntry(self.spec, steps, one_batch=one_batch)
@@ -71,11 +78,13 @@ class PipelineModel:
     ) -> "PipelineModel":
         """Load the file, check that its steps fit together, open its models and start its stages' processes.
 
-        `source` may be a profile of a pipeline. `batching`, `auto` and `trust` hold for each of its models, as in
-        `Model.open`.
+        Args:
+            source: `FILE.py:VARIABLE`, or the profile of a pipeline.
+            limits: limits of each step.
+            batching, auto, trust: for each of its models, as in `Model.open`.
 
         Raises:
-            UsageError: the file raises, has no such pipeline, or its steps do not fit together; one line says where.
+            UsageError: the file raises, has no such pipeline, or its steps do not fit together; the message says where.
             MissingFileError: the file is missing.
             TailcutError: a model cannot be opened; as `Model.open`.
         """
@@ -90,12 +99,12 @@ class PipelineModel:
     async def infer(
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
     ) -> dict[str, np.ndarray]:
-        """As `Model.infer`: the outputs of the last step for some rows.
+        """As `Model.infer`: the outputs of the last step, by name, for some rows.
 
         Raises:
-            InvalidInputError: an input does not fit, or a stage refuses it.
-            QueueFullError: too much is waiting already.
-            DeadlineExceededError: `timeout_s` passed, or a stage did not answer within its own time.
+            InvalidInputError: an input does not match the signature, or a stage refuses it.
+            QueueFullError: the queue is full.
+            DeadlineExceededError: `timeout_s` passed, or a stage exceeded its own time limit.
             EngineError: a stage or a model failed on these inputs.
             ReleasedError: the pipeline was closed, or opened before this process was forked.
         """
@@ -108,7 +117,7 @@ class PipelineModel:
         return self._calls.infer_sync(inputs, timeout_s, priority)
 
     def close(self) -> None:
-        """Fail what waits, end the processes, close the models. Calling it again does nothing."""
+        """Fail queued requests, end the processes and close the models. Calling it again does nothing."""
         self.entry.gone = self.entry.gone or f"pipeline {self.spec.name!r} was closed"
         for step in self.entry.steps:
             step.model.close()
@@ -120,20 +129,20 @@ class PipelineModel:
         self.close()
 
     def _forked(self) -> None:
-        """In a forked child: the processes and threads are the parent's."""
+        """Refuse requests in a forked child: the processes and threads belong to the parent."""
         message = "was opened before this process was forked: open it in the process that uses it"
         self.entry.gone = self.entry.gone or f"pipeline {self.spec.name!r} {message}"
 
     def statistics(self) -> dict[str, int | float]:
-        """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
+        """As `Model.statistics`, with the steps' own counters summed; each request is counted once."""
         return self.entry.statistics()
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """Nothing: each step has batches of its own."""
+        """Empty: each step has its own batches."""
         return self.entry.batches_by_rows()
 
     def stages(self) -> dict[str, dict[str, int | float]]:
-        """The counts of each step by its name, as `statistics`, with the processes that were started anew."""
+        """`statistics` of each step, by name, with the number of its restarted processes."""
         return self.entry.stages()
 
     @property
@@ -174,7 +183,7 @@ def open_tuned(
 
 
 def pipeline_profile(source: str) -> Profile:
-    """What a server must know of a pipeline before it is opened: its name, and what its profiles ask of the process.
+    """What a server must know before it opens a pipeline: its name, and the process settings that its profiles ask for.
 
     Raises:
         UsageError: the file raises, or has no such pipeline.
@@ -185,7 +194,7 @@ def pipeline_profile(source: str) -> Profile:
 
 
 def settings_of_all(source: str | Profile) -> list[Settings]:
-    """The settings of a pipeline or of a profile of one, and those of its models that have any before they are opened.
+    """The settings of a pipeline, or of the profile of one, and those of its models that have profiles or were tuned.
 
     Raises:
         UsageError: the file raises, or has no such pipeline.
@@ -203,7 +212,7 @@ def settings_of_all(source: str | Profile) -> list[Settings]:
 
 
 def engine_files(source: str | Profile) -> list[Path]:
-    """The files of the models that a pipeline, or a profile of one, runs: those of its steps' profiles, too.
+    """The model files that a pipeline, or the profile of one, uses, including those that its steps' profiles name.
 
     Raises:
         UsageError: the file raises, or has no such pipeline.
@@ -227,7 +236,7 @@ def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
 def _open_steps(
     pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model], open_step: OpenModel
 ) -> list[OpenStep]:
-    """Open the models, check that everything fits, and only then start processes; what is open is added to `models`."""
+    """Open the models, check that the steps fit together, then start processes; adds what it opens to `models`."""
     named: dict[int, Model] = {}
     for index, step in enumerate(pipeline.steps):
         if not isinstance(step, Stage):
@@ -241,7 +250,7 @@ def _open_steps(
     opened: list[tuple[Model, StageEngine | None, bool]] = []
     for index, step in enumerate(pipeline.steps):
         if isinstance(step, Stage):
-            model, engine = open_stage(StagePlace(step, path, index), limits)
+            model, engine = open_stage(StageSource(step, path, index), limits)
             models.append(model)
             opened.append((model, engine, step.whole_requests))
         else:

@@ -1,4 +1,4 @@
-"""Which tensor of a pipeline goes where, and whether they fit: decided before any model is opened for traffic. Pure."""
+"""Checks that the tensors of a pipeline's steps fit together, before it serves requests. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ from tailcut.spec import ModelSpec, Rows, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class PipelineStep:
-    """A stage or a model, as far as its tensors are concerned; `kind` is the word for it in messages."""
+    """The tensors of a stage or model; `kind` is the word for it in messages."""
 
     kind: str
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    independent: bool = True  # its rows are computed apart from each other
+    independent: bool = True  # whether its rows are computed independently
 
     @property
     def title(self) -> str:
-        """As a message names it: stage 'tokenize'."""
+        """How messages name it, such as: stage 'tokenize'."""
         return f"{self.kind} {self.name!r}"
 
 
 def plan_pipeline(name: str, steps: Sequence[PipelineStep]) -> ModelSpec:
-    """What the pipeline takes and gives; its rows are independent where those of all its steps are.
+    """The signature of a pipeline; its rows are independent if those of all its steps are.
 
     Raises:
-        UsageError: a step's input comes from nowhere, or has another dtype or shape there than the step takes; the
-            message names the step, the tensor, what was expected and what comes.
+        UsageError: two steps have the same name; or no earlier step produces a step's input, or with another dtype or
+            shape; the message names the step, the tensor, and what was expected and given.
     """
     known = {tensor.name: (tensor, "the request") for tensor in steps[0].inputs}
     titles: set[str] = set()
@@ -49,7 +49,7 @@ def plan_pipeline(name: str, steps: Sequence[PipelineStep]) -> ModelSpec:
 def _advice(step: PipelineStep, steps: Sequence[PipelineStep]) -> str:
     if any(other.kind == "stage" and other.name == step.name for other in steps):
         return "name one with @stage(name=...)"
-    return f"a model is called as its file is, or as model.name in its profile: rename one, such as {step.name}-2.onnx"
+    return f"a model has the name of its file, or model.name of its profile: rename one, such as {step.name}-2.onnx"
 
 
 def _check(name: str, step: PipelineStep, wanted: TensorSpec, known: dict[str, tuple[TensorSpec, str]]) -> None:
@@ -65,6 +65,6 @@ def _check(name: str, step: PipelineStep, wanted: TensorSpec, known: dict[str, t
 
 
 def _hint(given: TensorSpec, wanted: TensorSpec) -> str:
-    """What to write where one of two shapes was declared with the batch in it."""
+    """A hint for shapes that differ because one was declared with the batch dimension."""
     shorter, longer = sorted((given.shape, wanted.shape), key=len)
     return ": a stage declares the shape of one row, without the batch" if longer == (None, *shorter) else ""

@@ -1,7 +1,7 @@
 """The processes of one stage: lent to worker threads, and replaced when they end.
 
-One thread starts them all and looks after them: the kernel ends a process whose parent's *thread* is gone
-(prctl(2), PR_SET_PDEATHSIG), so they are started by one that lives as long as the pool.
+One thread starts and supervises them all: the kernel kills a process when the *thread* that started it ends (prctl(2),
+PR_SET_PDEATHSIG), so that thread has to live as long as the pool.
 """
 
 import logging
@@ -11,12 +11,12 @@ import time
 
 from tailcut.errors import EngineError, TailcutError
 from tailcut.pipelines.life import backoff_s
-from tailcut.pipelines.process import StagePlace, StageProcess
+from tailcut.pipelines.process import StageProcess, StageSource
 
 _log = logging.getLogger("tailcut")
-_START_S = 120.0  # to import the stage's file
-_BEAT_S = 0.5  # between two looks at idle processes
-_LENT_S = 30.0  # to wait for a process at most
+_START_S = 120.0  # for a process to import the stage's file
+_CHECK_S = 0.5  # how often to check whether idle processes are alive
+_LENT_S = 30.0  # how long a call waits for a process, at most
 
 
 class ProcessPool:
@@ -26,23 +26,23 @@ class ProcessPool:
         UsageError: one of the first processes cannot import the stage.
     """
 
-    def __init__(self, stage_place: StagePlace) -> None:
-        self._place = stage_place
-        self._name = stage_place.stage.name
+    def __init__(self, source: StageSource) -> None:
+        self._source = source
+        self._name = source.stage.name
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
         self._idle: list[StageProcess] = []
-        self._all: list[StageProcess | None] = [None] * stage_place.stage.workers
-        self._lent: set[StageProcess] = set()  # whose end is seen by the thread that has them
+        self._all: list[StageProcess | None] = [None] * source.stage.workers
+        self._lent: set[StageProcess] = set()  # the thread that uses such a process notices its end
         self._fault = ""  # why the last start failed
         self._failures = 0
         self._closed = False
         self.restarts = 0
         self._starting: StageProcess | None = None
-        self._begun = False  # all processes have been there
+        self._begun = False  # whether all processes were ready once
         self._first: queue.SimpleQueue[TailcutError | None] = queue.SimpleQueue()
         self._wanted = threading.Event()
-        self._thread = threading.Thread(target=self._look_after, name=f"{self._name}-processes", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name=f"{self._name}-processes", daemon=True)
         self._thread.start()
         error = self._first.get()
         if error is not None:
@@ -51,7 +51,7 @@ class ProcessPool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that are alive."""
+        """Ids of the processes that are alive."""
         with self._lock:
             return [process.pid for process in self._all if process is not None and process.is_alive]
 
@@ -67,17 +67,17 @@ class ProcessPool:
             self._thread.join()
 
     def take(self) -> StageProcess:
-        """A process for one call, which is then to be given back.
+        """Take a process for one call; the caller must give it back.
 
         Raises:
-            EngineError: none is to be had.
+            EngineError: the pool was closed, or no process is available in time.
         """
         end = time.monotonic() + _LENT_S
         with self._lock:
             while True:
                 while self._idle:
                     process = self._idle.pop()
-                    if not process.has_ended:  # whether it lives is found by calling it
+                    if not process.has_ended:  # whether it is still alive, the call finds out
                         self._lent.add(process)
                         return process
                     self._wanted.set()
@@ -90,7 +90,7 @@ class ProcessPool:
                     raise EngineError(f"stage {self._name!r} has no process: none was ready within {_LENT_S:g} s")
 
     def give_back(self, process: StageProcess) -> None:
-        """After the call."""
+        """Give a process back after the call."""
         with self._lock:
             self._lent.discard(process)
             if not process.has_ended:
@@ -99,7 +99,7 @@ class ProcessPool:
                 return
         self._wanted.set()
 
-    def _look_after(self) -> None:
+    def _supervise(self) -> None:
         try:
             while not self._closed:
                 self._wanted.clear()
@@ -107,30 +107,30 @@ class ProcessPool:
                 if all(started) and not self._begun:
                     self._begun = True
                     self._first.put(None)
-                self._wanted.wait(backoff_s(self._failures) or _BEAT_S)
+                self._wanted.wait(backoff_s(self._failures) or _CHECK_S)
         finally:
             for process in self._all:
                 if process is not None:
                     process.kill()
 
     def _missing(self) -> list[tuple[int, StageProcess | None]]:
-        """The places without a process that is alive; the call of one that has died is first given back."""
+        """The slots without a live process, except those whose process is lent: its call notices the end first."""
         with self._lock:
-            places = [(index, process) for index, process in enumerate(self._all) if process not in self._lent]
-        return [(index, process) for index, process in places if process is None or not process.is_alive]
+            slots = [(index, process) for index, process in enumerate(self._all) if process not in self._lent]
+        return [(index, process) for index, process in slots if process is None or not process.is_alive]
 
     def _start(self, index: int, old: StageProcess | None) -> bool:
-        """Put a new process in a place; whether it is ready."""
+        """Start a new process in a slot; returns whether it is ready."""
         if self._closed:
             return False
-        cpus = self._place.stage.cpus
+        cpus = self._source.stage.cpus
         try:
             if old is not None:
                 self._end(old)
-            process = self._starting = StageProcess(self._place, cpus[index % len(cpus)] if cpus else None)
+            process = self._starting = StageProcess(self._source, cpus[index % len(cpus)] if cpus else None)
             self._end_if_closed(process)
             process.wait_ready(_START_S)
-        except Exception as error:  # noqa: BLE001  without threads, memory or descriptors; it is tried again
+        except Exception as error:  # noqa: BLE001  for lack of threads, memory or descriptors; it is retried
             if self._starting is not None:
                 self._starting.kill()
             self._failed(error)
@@ -148,12 +148,12 @@ class ProcessPool:
 
     def _end(self, old: StageProcess) -> None:
         old.kill()
-        _log.warning("stage %r: process %d has ended: starting another", self._name, old.pid)
-        if self._place.has_changed:
-            _log.warning("stage %r: its file has changed: the new process runs it as it is now", self._name)
+        _log.warning("stage %r: process %d has exited: starting another", self._name, old.pid)
+        if self._source.has_changed:
+            _log.warning("stage %r: its file has changed: the new process runs the new version", self._name)
 
     def _end_if_closed(self, process: StageProcess) -> None:
-        """End a process of which `close` did not know yet."""
+        """End a process that was started while the pool was being closed."""
         if self._closed:
             process.interrupt()
 

@@ -1,6 +1,6 @@
-"""The server's side of one stage process: started, called by one thread at a time, killed.
+"""The server's side of one stage process: it starts the process, calls it from one thread at a time, and kills it.
 
-A call blocks the worker thread that makes it, never the event loop: it waits in recv(2) without the interpreter's lock.
+A call blocks the worker thread that makes it, never the event loop: it waits in recv(2), without holding the GIL.
 """
 
 import logging
@@ -40,14 +40,14 @@ _START = "import sys; sys.path[:] = {}; from tailcut.pipelines.child import main
 
 
 @dataclass(frozen=True, slots=True)
-class StagePlace:
-    """A stage, and where its processes find it."""
+class StageSource:
+    """A stage, and where its processes can import it from."""
 
     stage: Stage
     path: PipelinePath
-    index: int  # of the step in the pipeline
+    index: int  # its position among the steps of the pipeline
     caller: Caller = field(init=False)
-    sha256: str = field(init=False)  # of the file, when it was loaded
+    sha256: str = field(init=False)  # hash of the file when it was loaded
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "caller", Caller(self.stage))
@@ -55,7 +55,7 @@ class StagePlace:
 
     @property
     def has_changed(self) -> bool:
-        """Whether the file is another one than when it was loaded."""
+        """Whether the file has changed since it was loaded, or cannot be read."""
         try:
             return file_hash(self.path.file) != self.sha256
         except ModelFileError:
@@ -63,14 +63,14 @@ class StagePlace:
 
 
 class StageProcess:
-    """One process of a stage. Its methods are for one thread at a time; `interrupt` is for any."""
+    """One process of a stage. One thread at a time may use it, except for `interrupt`, which any thread may call."""
 
-    def __init__(self, stage_place: StagePlace, cpu: int | None = None) -> None:
-        self._place = stage_place
+    def __init__(self, source: StageSource, cpu: int | None = None) -> None:
+        self._source = source
         self._life = Life.STARTING
         self._group_ended = False
-        self._patience_s = 0.0  # of the socket
-        with ExitStack() as undo:  # without memory, descriptors or threads, nothing is left behind
+        self._patience_s = 0.0  # the receive timeout set on the socket
+        with ExitStack() as undo:  # if memory, descriptors or threads run out, nothing is left behind
             self._inputs = MappedRegion.create()
             undo.callback(self._inputs.close)
             self._results = MappedRegion.create()
@@ -82,12 +82,12 @@ class StageProcess:
             undo.pop_all()
 
     def _started(self, theirs: socket.socket, cpu: int | None, undo: ExitStack) -> subprocess.Popen[bytes]:
-        """The operating system's process, whose log lines a thread takes."""
-        stage, path, index = self._place.stage, self._place.path, self._place.index
+        """Start the process itself, and a thread that forwards its log."""
+        stage, path, index = self._source.stage, self._source.path, self._source.index
         logs, their_logs = socket.socketpair()
         undo.callback(logs.close)
         inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
-        # Neither `-m` nor `-c` alone: they put the current folder first, whose files would replace standard modules.
+        # Not `-m` or a plain `-c`: they put the current folder first, whose files could shadow standard modules.
         command = [sys.executable, "-P", "-c", _START.format(ascii(import_path()))]
         command += [str(os.getpid()), str(path), str(index), stage.signature]
         command += [*map(str, inherited), "" if cpu is None else str(cpu)]
@@ -97,7 +97,7 @@ class StageProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_stderr() else None,
                 pass_fds=inherited,
-                start_new_session=True,  # with a group of its own, which ends as a whole
+                start_new_session=True,  # with its own process group, which can be killed as a whole
             )
         undo.callback(process.wait)
         undo.callback(process.kill)
@@ -106,17 +106,17 @@ class StageProcess:
 
     @property
     def pid(self) -> int:
-        """The operating system's number for it."""
+        """Id of the process."""
         return self._process.pid
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is known to have ended."""
+        """Whether it is known to have ended, without checking."""
         return self._life is Life.ENDED
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended, by itself or otherwise."""
+        """Check whether it is still alive."""
         if self._life is Life.ENDED:
             return False
         if self._process.poll() is None:
@@ -125,36 +125,37 @@ class StageProcess:
         return False
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until it has imported its stage; it is killed where it does not.
+        """Wait until it has imported its stage; it is killed if it does not.
 
         Raises:
-            UsageError: the file cannot be imported now, or it takes longer than that.
+            UsageError: the file cannot be imported, or not within this time.
         """
-        name = self._place.stage.name
+        name = self._source.stage.name
         try:
             kind, message = self._receive(timeout_s)
         except TimeoutError:
             self.kill()
             raise UsageError(f"stage {name!r}: its process was not ready within {timeout_s:g} s") from None
         except ConnectionError:
-            raise UsageError(f"stage {name!r}: its process ended while it started ({self._ending()})") from None
+            raise UsageError(f"stage {name!r}: its process exited while it started ({self._ending()})") from None
         if kind is not ReplyKind.READY:
             self.kill()
             raise UsageError(f"stage {name!r}: {message}")
         self._life = move(self._life, Life.IDLE)
 
     def call(self, parts: Parts) -> list[list[np.ndarray]]:
-        """The outputs of each request, in memory of their own.
+        """The outputs of each request, copied out of the shared region.
 
         Raises:
-            NotSentError: the process had ended before the call.
+            NotSentError: the process had exited before the call.
             InvalidInputError: the function refuses the input.
-            EngineError: the function failed, or returned what was not declared.
+            EngineError: the function failed, or its outputs are not as declared.
             BatchLostError: the process died or was killed while it computed this batch.
-            TooLargeError: the batch does not fit into a region of `MOST_BYTES`.
+            StageTimeoutError: the call exceeded the stage's time limit; the process was killed.
+            TooLargeError: the batch is larger than `MOST_BYTES`.
         """
-        stage = self._place.stage
-        caller = self._place.caller
+        stage = self._source.stage
+        caller = self._source.caller
         packed = caller.pack(parts)
         if packed.size > MOST_BYTES:
             raise TooLargeError(f"stage {stage.name!r}: a batch has {packed.size} bytes, over {MOST_BYTES}")
@@ -163,7 +164,7 @@ class StageProcess:
         try:
             self._sock.sendall(CALL.pack(packed.size, self._inputs.size, self._results.size))
         except ConnectionError:
-            raise NotSentError(f"stage {stage.name!r}: its process had ended ({self._ending()})") from None
+            raise NotSentError(f"stage {stage.name!r}: its process had exited ({self._ending()})") from None
         try:
             kind, message = self._receive(stage.timeout_s + (PROGRESS_S if stage.per_request else 0.0))
         except TimeoutError:
@@ -172,21 +173,21 @@ class StageProcess:
             _log.error("%s", words)
             raise StageTimeoutError(words) from None
         except ConnectionError:
-            raise BatchLostError(f"stage {stage.name!r}: its process ended in a call ({self._ending()})") from None
+            raise BatchLostError(f"stage {stage.name!r}: its process exited during a call ({self._ending()})") from None
         self._life = move(self._life, Life.IDLE)
         if kind is ReplyKind.INVALID:
             raise InvalidInputError(message)
         if kind is not ReplyKind.DONE:
             raise EngineError(message)
-        # One copy for the whole batch: the region is the next one's.
+        # One copy for the whole batch, since the next batch reuses the region.
         return caller.unpack(self._results.data[: self._size].copy(), rows_of(parts))
 
     def interrupt(self) -> None:
-        """End it now, from any thread: the one that waits for it finds it ended."""
+        """Kill the process from any thread; a thread that waits for it notices."""
         self._process.kill()
 
     def kill(self) -> None:
-        """End it now. Calling it again does nothing."""
+        """Kill the process and release its memory. Calling it again does nothing."""
         if self._life is Life.ENDED:
             return
         self._life = Life.ENDED
@@ -197,22 +198,22 @@ class StageProcess:
         self._results.close()
 
     def _end_group(self) -> None:
-        """End the process, and the programs that its stage has started, once: its number may be another's later."""
+        """Kill the process and the programs that its stage has started, only once, since its id may be reused."""
         if not self._group_ended:
             self._group_ended = True
-            with suppress(ProcessLookupError, PermissionError):  # macOS has the latter where only a zombie is left
+            with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter if only a zombie is left
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _receive(self, timeout_s: float) -> tuple[ReplyKind, str]:
-        """The next reply, and its message.
+        """Wait for the next reply; returns its kind and message.
 
         Raises:
-            TimeoutError: none came in time, after the process was called or after one of several calls in it has ended.
+            TimeoutError: none came within this time of the call, or of the last sign of progress.
             ConnectionError: the process has ended.
         """
         if timeout_s != self._patience_s:
-            # The kernel's limit (socket(7), SO_RCVTIMEO): one system call for each reply, where poll and recv are two.
-            limit = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)  # 0 would be none
+            # A timeout in the kernel (socket(7), SO_RCVTIMEO) needs one system call per reply; poll and recv are two.
+            limit = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)  # 0 would mean no timeout
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", *limit))
             self._patience_s = timeout_s
         number = ReplyKind.WORKING
@@ -231,7 +232,7 @@ class StageProcess:
         return kind, data[: self._size].tobytes().decode(errors="replace")
 
     def _ending(self) -> str:
-        """How it ended."""
+        """How the process ended, in words."""
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
@@ -243,11 +244,11 @@ class StageProcess:
 
 
 class NotSentError(BatchLostError):
-    """A process had ended before it was called: another one can have the batch."""
+    """The process had exited before it was called: another one can compute the batch."""
 
 
 class StageTimeoutError(DeadlineExceededError, BatchLostError):
-    """A stage did not answer in time, and its process was killed while it computed the batch."""
+    """A stage exceeded its time limit, and its process was killed while it computed the batch."""
 
 
 def _has_stderr() -> bool:

@@ -1,4 +1,4 @@
-"""Memory that a server and a stage's process share: it grows to the largest batch, and gives memory back after it."""
+"""Memory shared by a server and a stage's process: it grows with the largest batch, and shrinks when that is rare."""
 
 import mmap
 import os
@@ -11,17 +11,17 @@ import numpy as np
 from tailcut.memory.anonymous import anonymous_file
 from tailcut.pipelines.protocol import REGION_BYTES, grown
 
-_CALLS = 64  # whose sizes decide
-_SHARE = 4  # memory is given back where they needed less than this part of it
+_CALLS = 64  # how many calls are looked at before memory is given back
+_SHARE = 4  # memory is given back if these calls needed less than 1/4 of it
 _REMOVE = getattr(mmap, "MADV_REMOVE", None)  # Linux
 
 
 @dataclass(slots=True)
 class RegionUse:
-    """How much of a region has memory, and how much of it the newest calls needed. Pure.
+    """How much of a region is backed by memory, and how much of that the latest calls needed. Pure.
 
     Args:
-        touched: bytes from its start that may have memory.
+        touched: bytes from its start that may be backed by memory.
     """
 
     touched: int = 0
@@ -29,7 +29,7 @@ class RegionUse:
     _calls: int = 0
 
     def next_call(self, needed: int) -> int:
-        """Count a call that needs this many bytes; where the rest is to be given back, from which byte on, else 0."""
+        """Count a call that needs this many bytes; returns the byte from which memory is to be given back, else 0."""
         self.touched = max(self.touched, needed)
         self._largest = max(self._largest, needed)
         self._calls += 1
@@ -45,9 +45,9 @@ class RegionUse:
 
 
 class MappedRegion:
-    """A file in memory as one array of bytes, mapped anew when it has grown. The side that writes makes it grow.
+    """A file in memory as one array of bytes, remapped after it has grown. The side that writes makes it grow.
 
-    Memory is given back by a hole in the file (madvise(2), MADV_REMOVE): its size and its mappings stay, so an
+    Memory is given back by punching a hole in the file (madvise(2), MADV_REMOVE): its size and mappings stay, so an
     array of an earlier batch that a function has kept reads as zeros.
     """
 
@@ -58,7 +58,7 @@ class MappedRegion:
 
     @classmethod
     def create(cls) -> Self:
-        """A new one, of `REGION_BYTES`."""
+        """Make a new region of `REGION_BYTES`."""
         with ExitStack() as undo:
             descriptor = anonymous_file(REGION_BYTES)
             undo.callback(os.close, descriptor)
@@ -68,17 +68,17 @@ class MappedRegion:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Size of the mapping in bytes."""
         return len(self._map)
 
     def hold(self, size: int) -> np.ndarray:
-        """The region at a size that the other side has given it."""
+        """The region (uint8), remapped if the other side has made it grow to this size."""
         if size > self.size:
             self._map = self._mapped(size)
         return self.data
 
     def grow(self, needed: int) -> np.ndarray:
-        """The region with this many bytes at least, for a call that needs them; no earlier one is being read."""
+        """The region (uint8) with at least this many bytes, for a call; no earlier contents may still be in use."""
         if needed > self.size:
             size = grown(self.size, needed)
             os.truncate(self.descriptor, size)
@@ -89,7 +89,7 @@ class MappedRegion:
         return self.data
 
     def close(self) -> None:
-        """Close the descriptor; the mapping goes with the last array of it."""
+        """Close the descriptor; the mapping is freed with the last array that uses it."""
         os.close(self.descriptor)
 
     def _mapped(self, size: int) -> mmap.mmap:

@@ -1,4 +1,4 @@
-"""What a stage's function returned, checked against what was declared. Pure."""
+"""Checks what a stage's function returned against the declared outputs. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ Arrays = Sequence[np.ndarray]
 
 
 class RefusedInputError(InvalidInputError):
-    """A stage's function raised a ValueError, which is its cause: of the input, as far as anything else knows."""
+    """A stage's function raised a ValueError (the cause), which is taken to mean that the input is invalid."""
 
 
 def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
@@ -22,7 +22,7 @@ def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
 
     Raises:
         RefusedInputError: it raised a ValueError.
-        EngineError: it returned something else than was declared; names the stage, the output, expected and got.
+        EngineError: its outputs are not as declared; the message names the stage, the output, and both shapes.
     """
     rows = len(inputs[0])
     values = _each(stage, _call(stage, inputs), rows)
@@ -30,14 +30,15 @@ def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
 
 
 def call_filled(stage: Stage, inputs: Arrays, counts: Sequence[int]) -> list[list[np.ndarray]]:
-    """Call a stage's function on the rows of several requests, and fill up the rows of each to its own longest.
+    """Call a stage's function on the rows of several requests, and pad the rows of each to that request's longest.
 
     Args:
-        inputs: the rows of all requests, one behind the other.
-        counts: how many rows each request has.
+        inputs: the rows of all requests, one after the other.
+        counts: the number of rows of each request.
 
     Raises:
-        EngineError: as `call`; or an output of a free size is not a list of one array for each row.
+        RefusedInputError: as `call`.
+        EngineError: as `call`; or an output with a free dimension is not a list with one array for each row.
     """
     rows = len(inputs[0])
     parts: list[list[np.ndarray]] = [[] for _ in counts]
@@ -63,7 +64,7 @@ def _row_list(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> list[A
 
 
 def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
-    """The rows of one request in one array."""
+    """The rows of one request, padded with the fill value to one array."""
     if len(rows) == 1:
         return _array(stage, tensor, _one_row(rows[0]), 1)
     arrays = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
@@ -84,14 +85,14 @@ def _call(stage: Stage, inputs: Arrays) -> Any:
         if stage.by_name:
             return stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
         return stage.function(*inputs)
-    except TailcutError:  # of which some are ValueErrors
+    except TailcutError:  # some of which are ValueErrors, too
         raise
     except ValueError as error:
         raise RefusedInputError(f"stage {stage.name!r} refused the input: {type(error).__name__}") from error
 
 
 def _each(stage: Stage, result: Any, rows: int) -> Sequence[Any]:
-    """What was returned for each output, in order."""
+    """The returned values, one for each output, in order."""
     names = [tensor.name for tensor in stage.outputs]
     where = f"stage {stage.name!r} must return {', '.join(names)}"
     if result is None:
@@ -102,7 +103,7 @@ def _each(stage: Stage, result: Any, rows: int) -> Sequence[Any]:
         return [result[name] for name in names]
     if len(names) == 1 and (not isinstance(result, tuple) or len(result) != 1 or _is_row(stage, result[0], rows)):
         return [result]
-    if not isinstance(result, tuple):  # a list may be of rows, as many as there are outputs
+    if not isinstance(result, tuple):  # not a list, which may be a list of rows, by chance as many as outputs
         hint = ": a list of rows? return one list per output" if isinstance(result, list) else ""
         raise EngineError(f"{where} as a tuple in this order or as a dict, got {type(result).__name__}{hint}")
     if len(result) != len(names):
@@ -111,7 +112,7 @@ def _each(stage: Stage, result: Any, rows: int) -> Sequence[Any]:
 
 
 def _is_row(stage: Stage, value: Any, rows: int) -> bool:
-    """Whether the only item of a tuple, for the only output, is the only row, and not the array of all rows."""
+    """Whether the only item of a tuple, for the only output, is a single row rather than the array of all rows."""
     return rows == 1 and _dims(value) == len(stage.outputs[0].row_shape)
 
 
@@ -141,7 +142,7 @@ def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarra
 
 
 def _completed(array: np.ndarray, tensor: TensorSpec) -> np.ndarray:
-    """An array that ends in an empty list, with the axes that numpy could not see: no boxes are (0, 4)."""
+    """An array of empty lists with the axes added that numpy cannot know: no boxes at all have the shape (0, 4)."""
     unseen = tensor.shape[array.ndim :]
     if array.size or array.ndim < 2 or not unseen or array.shape[-1]:
         return array
@@ -149,9 +150,9 @@ def _completed(array: np.ndarray, tensor: TensorSpec) -> np.ndarray:
 
 
 def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
-    """An array of the declared dtype; numbers of a list become it where each is one of its kind and in its range.
+    """An array of the declared dtype. Lists are converted if every number is of its kind and within its range.
 
-    Infinities and NaN are in the range of floats.
+    Infinities and NaN count as within the range of floats.
     """
     want = tensor.dtype.numpy
     try:
@@ -165,7 +166,7 @@ def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
 
 
 def _as_array(where: str, tensor: TensorSpec, value: Any, dtype: type | None = None) -> np.ndarray:
-    """What numpy makes of a value, but for one that it does not look into, such as a generator or a set."""
+    """A value as an array; refuses values whose elements numpy does not read, such as generators and sets."""
     array = np.asarray(value, dtype)
     if array.dtype == object and not array.ndim and not isinstance(value, np.ndarray | str | bytes):
         kind = type(value).__name__
@@ -174,8 +175,8 @@ def _as_array(where: str, tensor: TensorSpec, value: Any, dtype: type | None = N
 
 
 def _text(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
-    """An array of strings, each by itself: numpy's own strings lose the NULs that they end with."""
-    _refuse_buffers(where, _items(value))  # which numpy takes for lists of numbers
+    """An object array of strings, because numpy's own string dtypes drop trailing NULs."""
+    _refuse_buffers(where, _items(value))  # numpy would treat them as lists of numbers
     array = _as_array(where, tensor, value, None if isinstance(value, np.ndarray | np.generic) else object)
     if array.dtype.kind not in "SUO":
         raise EngineError(f"{where}: expected {tensor.dtype} ({tensor.dtype.numpy}), got {array.dtype}")
@@ -189,7 +190,7 @@ def _refuse_buffers(where: str, items: Iterable[Any]) -> None:
 
 
 def _items(value: Any) -> Iterator[Any]:
-    """Yield what a value is made of, however deep it lies in lists and tuples."""
+    """Yield the elements of nested lists and tuples."""
     if isinstance(value, list | tuple):
         for item in value:
             yield from _items(item)
@@ -198,7 +199,7 @@ def _items(value: Any) -> Iterator[Any]:
 
 
 def _bytes(where: str, array: np.ndarray) -> np.ndarray:
-    """Elements as `bytes`."""
+    """The array with its elements as `bytes`."""
     try:
         items = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
     except UnicodeEncodeError:

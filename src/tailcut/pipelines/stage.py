@@ -1,4 +1,4 @@
-"""A Python function with what it takes, what it gives, and how it is run; and a pipeline of stages and models. Pure."""
+"""Declares stages, Python functions with their tensors and settings, and pipelines of stages and models. Pure."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ from tailcut.spec import TensorSpec
 Function = Callable[..., Any]
 _Settings = ParamSpec("_Settings")
 _Made = TypeVar("_Made")
-_NAME = re.compile(r"[\w.-]+", re.ASCII)  # as it is in a URL
+_NAME = re.compile(r"[\w.-]+", re.ASCII)  # usable in a URL
 _MOST_WORKERS = 256
 _MOST_BATCH = 65536
 _VARIADIC = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
@@ -27,19 +27,19 @@ class Stage:
     """One Python step of a pipeline. Made by `stage`; calling it calls the function.
 
     Args:
-        function: takes an array for each input, of all rows of a batch, and returns an array for each output.
-        name: for messages, statistics and metrics.
-        inputs, outputs: with the batch as the first, free dimension.
-        by_name: whether the function's parameters have the inputs' names; else they are given in order.
-        workers: processes, or threads, that run it at the same time.
-        max_batch_size: the most rows of one call.
-        timeout_s: a call that takes longer has its process killed.
+        function: takes an array for each input, with all rows of a batch, and returns an array for each output.
+        name: name in messages, statistics and metrics.
+        inputs, outputs: its tensors, with the batch as the first, free dimension.
+        by_name: whether the function takes its inputs by name; otherwise in order.
+        workers: number of processes, or threads, that run it at the same time.
+        max_batch_size: the most rows per call.
+        timeout_s: time limit of a call in seconds, after which its process is killed.
         threads: run on threads of the server's process instead of processes.
-        cpus: that the processes are pinned to, one after the other; empty: none.
-        fill: for each output with a free dimension the value that its shorter rows are filled up with; empty: the
-            function is called once for each request, and fills up by itself.
-        max_queue_delay_us: the longest wait for company while a worker is idle; only a profile sets it.
-        together: the rows of a request belong together: the function is called once for each request, with all of them.
+        cpus: CPUs that the processes are pinned to, in turn; empty: none.
+        fill: for each output with a free dimension, the value that pads its shorter rows; empty: the function is
+            called once for each request, and pads its rows itself.
+        max_queue_delay_us: how long a request waits for others while a worker is idle; only a profile sets it.
+        together: the rows of a request belong together: the function is called once for each request, with all rows.
     """
 
     function: Function
@@ -65,13 +65,13 @@ class Stage:
     def per_request(self) -> bool:
         """Whether the function is called once for each request.
 
-        Rows of several requests would be filled up to one length, and an answer would depend on its neighbours.
+        Otherwise the rows of several requests would be padded to one length, and answers would depend on the batch.
         """
         return self.whole_requests and not self.fill
 
     @property
     def signature(self) -> str:
-        """What a process must take and give to serve this stage."""
+        """Its tensors and fill as text, to check that a process has loaded the same stage."""
         sides = [
             ", ".join(f"{tensor.name!r}: {tensor.describe()}" for tensor in side)
             for side in (self.inputs, self.outputs)
@@ -85,7 +85,7 @@ class Stage:
 
 
 def _not_bare(make: Callable[_Settings, _Made]) -> Callable[_Settings, _Made]:
-    """Have `@stage` without arguments say what to write."""
+    """Have a bare `@stage`, without arguments, raise an error that says what to write."""
 
     @wraps(make)
     def called(*functions: _Settings.args, **settings: _Settings.kwargs) -> _Made:
@@ -98,7 +98,7 @@ def _not_bare(make: Callable[_Settings, _Made]) -> Callable[_Settings, _Made]:
 
 
 @_not_bare
-def stage(  # noqa: PLR0913  the settings of a stage
+def stage(  # noqa: PLR0913  all settings of a stage
     *,
     inputs: Mapping[str, str],
     outputs: Mapping[str, str],
@@ -115,28 +115,30 @@ def stage(  # noqa: PLR0913  the settings of a stage
 
     The function gets a numpy array for each input, with the rows of all requests of a batch along the first axis, and
     returns as many rows for each output: one array where there is one output, else a tuple in order or a dict by name.
-    Elements of BYTES are `bytes`; `str` is taken in results. A stage of which an output has a free dimension, such as
-    "INT64[-1]", is called once for each request instead, so that no answer depends on the requests beside it. With
-    `fill`, it is called for all rows, and returns a list with an array or list for each row of such an output; the rows
-    of each request are then filled up to that request's longest. With `whole_requests`, it is called once for each
-    request, too: for answers to a row that depend on the other rows of the request, such as a ranking.
+    Elements of BYTES are `bytes`; results may also contain `str`. If an output has a free dimension, such as
+    "INT64[-1]", the function is called once for each request instead, so that no answer depends on other requests. With
+    `fill`, it is called for all rows, and returns for such an output a list with an array or list for each row; the
+    rows of each request are then padded to that request's longest. With `whole_requests`, it is also called once for
+    each request: for answers to a row that depend on the other rows of the request, such as a ranking.
 
-    InvalidInputError (its message reaches the client) and ValueError fail a request with 400, all else with 500.
+    If the function raises InvalidInputError (whose message reaches the client) or ValueError, the request fails with
+    status 400, otherwise with 500.
 
     Args:
-        inputs, outputs: for each name the dtype and the shape of one row: {"text": "BYTES", "ids": "INT64[-1]"}.
-        name: for messages, statistics and metrics; the function's own where none is given.
-        workers: processes (or threads) that run it, 1 to 256.
-        max_batch_size: the most rows of one call, 1 to 65536; where the function is called once for each request, the
-            requests of one trip.
-        timeout_s: seconds after which a call is given up and its process is killed.
-        threads: run on threads in the server's process: for a function that spends its time without the GIL. A thread
-            cannot be killed: a call that hangs keeps its thread until it returns.
-        cpus: the processes are pinned to these CPUs, one after the other; empty: they are not.
-        fill: for each output with a free dimension the value that shorter rows are filled up with.
+        inputs, outputs: dtype and shape of one row, by name: {"text": "BYTES", "ids": "INT64[-1]"}.
+        name: name in messages, statistics and metrics; None: that of the function.
+        workers: number of processes (or threads) that run it, 1 to 256.
+        max_batch_size: the most rows per call, 1 to 65536; if the function is called once for each request, the most
+            requests that are sent to a process at a time.
+        timeout_s: time limit of a call in seconds, after which it fails and its process is killed.
+        threads: run on threads in the server's process: for a function that mostly releases the GIL. A thread cannot
+            be killed: a call that hangs keeps its thread until it returns.
+        cpus: CPUs that the processes are pinned to, in turn; empty: none.
+        fill: for each output with a free dimension, the value that pads its shorter rows.
         whole_requests: the rows of a request belong together: requests are neither merged nor split.
 
     Raises:
+        ArgumentTypeError: `@stage` was written without arguments.
         UsageError: an argument is not valid, the function does not take as many arrays as there are inputs, or it is
             an async function, a generator or a class.
     """
@@ -184,13 +186,13 @@ def stage(  # noqa: PLR0913  the settings of a stage
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Stages and models in order, under one name.
+    """A sequence of stages and models under one name.
 
-    Each step takes its inputs by name: from the step before it, or from any earlier one, or from the request. The
+    Each step takes its inputs by name, from the latest earlier step that has such an output, or from the request. The
     pipeline's inputs are those of its first step, and its outputs those of its last.
 
     Args:
-        name: that clients know it by.
+        name: name for clients.
         steps: functions made with `stage`, and paths of profiles (.toml) or models (.onnx), relative to the file that
             the pipeline is in.
     """
@@ -200,7 +202,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise UsageError(f"a pipeline's name must be a word that a URL can carry, not {self.name!r}")
+            raise UsageError(f"a pipeline's name must consist of letters, digits, '_', '.' and '-', not {self.name!r}")
         given: Any = self.steps
         steps = () if isinstance(given, str | Path) or not isinstance(given, Iterable) else tuple(given)
         if not steps:
@@ -223,7 +225,7 @@ def _check(stage: str, setting: str, value: int, most: int) -> None:
 
 
 def _check_threads(stage: str, threads: object) -> None:
-    """Refuse a number of threads, which would mean one."""
+    """Refuse a number of threads, which would be taken as True."""
     if not isinstance(threads, bool):
         number = isinstance(threads, int) and threads > 0
         advice = f": write threads=True, workers={threads}" if number else ", must be True or False"
@@ -249,7 +251,7 @@ def _check_cpus(stage: str, cpus: object) -> tuple[int, ...]:
 
 
 def _check_kind(stage: str, function: Function) -> None:
-    """Refuse what returns no arrays when it is called.
+    """Refuse functions that do not return arrays when they are called.
 
     Raises:
         UsageError: it is an async function, a generator or a class.
@@ -264,32 +266,32 @@ def _check_kind(stage: str, function: Function) -> None:
 
 
 def _check_order(stage: str, parameters: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse parameters that are given in order, and of which one is called as another input than the one it gets.
+    """Refuse positional parameters if one has the name of another input than the one that it would get.
 
     Raises:
-        UsageError: names it.
+        UsageError: a parameter has; the message names it.
     """
     for index, parameter in enumerate(parameters):
         if parameter in names and names.index(parameter) != index:
             gets = repr(names[index]) if index < len(names) else "nothing"
             raise UsageError(
                 f"stage {stage!r}: the function takes ({', '.join(parameters)}), but the inputs are "
-                f"{', '.join(names)}: in this order, {parameter!r} would get {gets}: call all parameters as the inputs"
+                f"{', '.join(names)}: in this order, {parameter!r} would get {gets}: name the parameters as the inputs"
             )
 
 
 def _is_by_name(stage: str, function: Function, names: Sequence[str]) -> bool:
-    """Whether a function takes its inputs by name; in order otherwise.
+    """Whether a function takes its inputs by name; otherwise, it takes them in order.
 
-    A decorator's function has to take them likewise, which passes them on as it gets them. One that takes anything
-    gets them in order: what it calls is not known.
+    All wrappers of a decorated function have to accept them in the same way. A function that accepts any arguments gets
+    them in order, since what it calls is unknown.
 
     Raises:
-        UsageError: it takes them in neither way, or in order, but calls one of them as another.
+        UsageError: it takes them in neither way, or in order, but a parameter has the name of another input.
     """
     try:
         signatures = _signatures(function)
-    except (TypeError, ValueError):  # of a function in C: it is found out when it is called
+    except (TypeError, ValueError):  # a function in C: the first call will show it
         return False
     innermost = signatures[-1].parameters
     anything = {parameter.kind for parameter in innermost.values()} == _VARIADIC
@@ -305,10 +307,10 @@ def _is_by_name(stage: str, function: Function, names: Sequence[str]) -> bool:
 
 
 def _signatures(function: Function) -> list[Signature]:
-    """What a function takes, and what those take that it decorates, where it passes on whatever it gets.
+    """The signatures of a function and, while these accept any arguments, of the functions that it wraps.
 
     Raises:
-        TypeError, ValueError: nobody knows.
+        TypeError, ValueError: the signature is not known.
     """
     whole = inspect.signature(function)
     result = []

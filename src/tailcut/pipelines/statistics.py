@@ -1,4 +1,4 @@
-"""What a pipeline counts itself, beside its steps, and the newest requests' time in each of them."""
+"""A pipeline's own counters, besides those of its steps, and the newest requests' times in each step."""
 
 import threading
 import time
@@ -14,18 +14,18 @@ from tailcut.errors import (
     TooLargeError,
 )
 
-_KEPT = 4096  # requests
+_KEPT = 4096  # newest requests whose times are kept
 
 
 class PipelineStatistics:
-    """Totals since the start, and a ring of how long the newest requests were in each step."""
+    """Totals since the start, and a ring buffer of the newest requests' times in each step."""
 
     def __init__(self, steps: int) -> None:
         self._lock = threading.Lock()
         self._times = np.zeros((_KEPT, steps, 2), np.int64)
         self._recorded = 0
         self.refusal = ""  # why the newest refused request was refused
-        self.flowing = 0  # requests that have begun and not ended
+        self.flowing = 0  # requests in flight
         self.counts: dict[str, int | float] = dict.fromkeys(
             (
                 "requests",
@@ -44,7 +44,7 @@ class PipelineStatistics:
         )
 
     def began(self) -> None:
-        """A request goes to the first step."""
+        """Count a request that is given to the first step."""
         with self._lock:
             self.flowing += 1
 
@@ -54,43 +54,43 @@ class PipelineStatistics:
             self._refuse(requests, error)
 
     def refused(self, error: BaseException) -> None:
-        """The first step did not take it."""
+        """Count a request that the first step did not accept."""
         with self._lock:
             self.flowing -= 1
-            if isinstance(error, QueueFullError):  # as a model: what can never be taken is not counted
+            if isinstance(error, QueueFullError):  # like a model, counts no request that can never be accepted
                 self._refuse(1, error)
 
     def cancelled(self) -> None:
-        """Its client has left."""
+        """Count a request whose client has left."""
         with self._lock:
             self.flowing -= 1
             self.counts["cancelled"] += 1
 
     def ended(self, error: TailcutError, took_ns: int, *, computed: bool) -> None:
-        """It has no answer, because a step refused it, dropped it or failed on it.
+        """Count a request that a step refused, dropped or failed to compute.
 
         Args:
-            error: that its client is told.
-            took_ns: since it began.
-            computed: whether the step had begun to compute it; what it drops from its queue, it counts itself.
+            error: the error for its client.
+            took_ns: nanoseconds since it began.
+            computed: whether the step had begun to compute it; a step counts itself what it drops from its queue.
         """
         with self._lock:
             self.flowing -= 1
             if isinstance(error, QueueFullError):
                 self._refuse(1, error)
             elif isinstance(error, InvalidInputError):
-                return  # of what the client sent: a model does not count that as a failure either
+                return  # the client's fault: a model does not count that as a failure either
             elif computed or not isinstance(error, DeadlineExceededError | TooLargeError | ReleasedError):
                 self.counts["failed"] += 1
                 self.counts["failed_ns"] += took_ns
 
     def answered(self, rows: int, times: list[tuple[int, int]], *, late: bool) -> None:
-        """It has its answer.
+        """Count an answered request.
 
         Args:
-            rows: that it had.
-            times: for each step the nanoseconds in its queue, and computing.
-            late: its deadline had passed by then.
+            rows: its number of rows.
+            times: for each step, the nanoseconds in its queue and those computing.
+            late: whether it was answered after its deadline.
         """
         with self._lock:
             self.flowing -= 1
@@ -106,12 +106,12 @@ class PipelineStatistics:
             self._recorded += 1
 
     def times(self) -> np.ndarray:
-        """int64 [requests, steps, 2]: the newest requests' nanoseconds in each step's queue, and computing."""
+        """Nanoseconds of the newest requests in each step's queue, and computing: int64 [requests, steps, 2]."""
         with self._lock:
             return self._times[: min(self._recorded, _KEPT)].copy()
 
     def copy(self) -> dict[str, int | float]:
-        """The totals."""
+        """A copy of the totals."""
         with self._lock:
             return dict(self.counts)
 

@@ -1,4 +1,4 @@
-"""The steps of a pipeline, opened: a stage with its processes, or a model."""
+"""Opens the steps of a pipeline: stages with their processes, and models."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from tailcut.engines.file_hash import file_hash
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.plan import PipelineStep
-from tailcut.pipelines.process import StagePlace
+from tailcut.pipelines.process import StageSource
 from tailcut.pipelines.stage import Stage
 from tailcut.pipelines.tuned import step_profile
 from tailcut.runtime.limits import Limits
@@ -27,19 +27,19 @@ from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
-_LENT_S = 40.0  # that a call may wait for a process, beside its own time
+_LENT_S = 40.0  # how long a call may wait for a process, on top of its own time
 
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """How a pipeline's models are opened, where its opener has wishes of their own.
+    """How a pipeline's models are opened.
 
     Args:
-        measures: settings of bare models are measured.
-        around: where they serve; None: as this process finds itself.
+        measures: whether settings of models without a profile are measured.
+        around: the environment that they serve in; None: that of this process.
         budget_s: seconds that measuring one of them may take.
-        accept_model_change: take a model file with another content than its profile's.
-        adapt: makes of a model's profile the one that is served.
+        accept_model_change: accept a model file whose content differs from its profile's.
+        adapt: returns the profile to serve for a model's profile; None: that profile.
     """
 
     measures: bool = True
@@ -49,7 +49,7 @@ class StepOptions:
     adapt: Callable[[Profile], Profile] | None = None
 
     def shared_by(self, files: Sequence[Path]) -> "StepOptions":
-        """For these models of one pipeline: they share the time for measuring, and none of several is alone."""
+        """The options for one of these models, which share the time for measuring and the machine."""
         around = self.around or surroundings()
         bare = sum(not is_profile(file) for file in files)
         return replace(
@@ -92,12 +92,12 @@ class OpenStep:
     """One step, ready for requests.
 
     Args:
-        model: that queues, batches and counts its requests.
-        engine: of a stage; None where the step is a model.
-        whole_requests: whether a request counts as one row: its rows are computed together, whatever their number is.
-        delivery: of its answers, to the step that follows.
+        model: queues, batches and counts its requests.
+        engine: the engine of a stage; None if the step is a model.
+        whole_requests: whether a request counts as one row, because its rows are computed together.
+        delivery: delivers its answers to the next step.
         outline: its tensors, by their names in the pipeline.
-        input_names, output_names: what tensors of the model are called in the pipeline, where that is something else.
+        input_names, output_names: names in the pipeline of the model's tensors, for those that are renamed.
     """
 
     model: Model
@@ -109,25 +109,25 @@ class OpenStep:
     output_names: Mapping[str, str] = field(default_factory=dict)
 
     def input_called(self, name: str) -> str:
-        """What an input of the model is called in the pipeline."""
+        """The name in the pipeline of an input of the model."""
         return self.input_names.get(name, name)
 
     def output_called(self, name: str) -> str:
-        """What an output of the model is called in the pipeline."""
+        """The name in the pipeline of an output of the model."""
         return self.output_names.get(name, name)
 
     @property
     def name(self) -> str:
-        """For statistics and metrics."""
+        """Its name in statistics and metrics."""
         return self.outline.name
 
     @property
     def title(self) -> str:
-        """As a message names it."""
+        """How messages name it."""
         return self.outline.title
 
     def describe(self) -> str:
-        """In a few words: tokenize (processes: 2, at most 32 rows)."""
+        """A short description, such as: tokenize (processes: 2, at most 32 rows)."""
         if self.engine is None:
             return f"{self.name} (model)"
         stage = self.engine.stage
@@ -136,15 +136,15 @@ class OpenStep:
         return f"{self.name} ({kind}: {stage.workers}, at most {stage.max_batch_size} {unit})"
 
 
-def open_stage(stage_place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
+def open_stage(source: StageSource, limits: Limits) -> tuple[Model, StageEngine]:
     """Start a stage's processes.
 
     Raises:
-        UsageError: they cannot import it.
+        UsageError: a process cannot import it.
     """
-    stage = stage_place.stage
-    engine = StageEngine(stage_place)
-    # A process is killed when the time of a call is over; only threads are left to the watchdog.
+    stage = source.stage
+    engine = StageEngine(source)
+    # A process is killed at its call's time limit; only threads are left to the watchdog.
     calls_s = stage.timeout_s * (stage.max_batch_size if stage.per_request else 1)
     patience_s = stage.timeout_s if stage.threads else max(limits.engine_timeout_s, calls_s + _LENT_S)
     batching = BatchingSettings(
@@ -153,7 +153,7 @@ def open_stage(stage_place: StagePlace, limits: Limits) -> tuple[Model, StageEng
         bind=False,
         rows="independent",
     )
-    ref = ModelRef(path=str(stage_place.path.file), sha256=file_hash(stage_place.path.file), name=stage.name)
+    ref = ModelRef(path=str(source.path.file), sha256=file_hash(source.path.file), name=stage.name)
     profile = Profile(model=ref, settings=Settings(engine=engine.options, batching=batching))
     why = RowEvidence(Rows.INDEPENDENT, "a stage's rows are independent")
     decision = RowDecision(Rows.INDEPENDENT, why.reason, "independent", read_signature(engine.spec), why)
@@ -168,9 +168,10 @@ def open_stage(stage_place: StagePlace, limits: Limits) -> tuple[Model, StageEng
 def open_model(
     pipeline: str, file: Path, limits: Limits, options: StepOptions, settings: StepModelSettings | None = None
 ) -> Model:
-    """Open a model of a pipeline, as a profile of the pipeline says.
+    """Open a model of a pipeline, with the settings of the pipeline's profile if it has any.
 
     Raises:
+        UsageError: the file is neither a profile nor an ONNX model.
         TailcutError: as `Model.open`; the message names the pipeline.
     """
     if file.suffix not in {".onnx", ".toml"}:

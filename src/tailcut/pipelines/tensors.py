@@ -1,4 +1,4 @@
-"""What a stage takes and gives, as its author writes it: `INT64[-1]` is one row, the batch is before it. Pure."""
+"""Parses the tensors of a stage as its author declares them: `INT64[-1]` is the shape of one row. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ _MOST_DIMS = 8
 
 
 def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[TensorSpec, ...]:
-    """The tensors of one side of a stage, by name, in their order.
+    """Parse the tensors of one side of a stage, in order; the batch becomes their first, free dimension.
 
     Args:
-        stage: its name, for messages.
+        stage: name of the stage, for messages.
         side: "inputs" or "outputs".
-        wanted: for each name the dtype and the shape of one row: "FP32", "INT64[-1]", "UINT8[224, 224, 3]".
+        wanted: dtype and shape of one row, by name: "FP32", "INT64[-1]", "UINT8[224, 224, 3]".
 
     Raises:
-        UsageError: one of them cannot be read; names the stage, the tensor and what was expected.
+        UsageError: one of them is invalid; the message names the stage, the tensor and what was expected.
     """
     if not isinstance(wanted, Mapping) or not wanted:
         raise UsageError(f'stage {stage!r}: {side} must be a dict of tensors by name, such as {{"x": "FP32[4]"}}')
@@ -31,10 +31,10 @@ def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[Ten
 
 
 def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
-    """The value that shorter rows of an output are filled up with, as an element of its dtype.
+    """Convert the value that pads shorter rows of an output to the output's dtype.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the dtype cannot represent the value.
     """
     if tensor.dtype is DType.BYTES:
         fill: Any = value.encode(errors="surrogatepass") if isinstance(value, str) else value

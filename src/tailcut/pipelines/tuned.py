@@ -1,4 +1,4 @@
-"""A pipeline's own settings and those of a profile: read from the one, and put in place by the other."""
+"""Reads the settings of a pipeline, and applies those of a profile to it."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _log = logging.getLogger("tailcut")
 
 
 def settings_of(pipeline: Pipeline, path: PipelinePath) -> PipelineSettings:
-    """The settings that a pipeline has by itself: those of `@stage`, and none for its models.
+    """The settings of a pipeline without a profile: those of `@stage`, and none for its models.
 
     Raises:
         ModelFileError: a model's file is missing or unreadable.
@@ -36,10 +36,10 @@ def settings_of(pipeline: Pipeline, path: PipelinePath) -> PipelineSettings:
 def with_settings(
     pipeline: Pipeline, path: PipelinePath, settings: PipelineSettings, *, accept_model_change: bool = False
 ) -> Pipeline:
-    """The pipeline with its stages as a profile has them.
+    """The pipeline with the stage settings of a profile.
 
-    With `accept_model_change` another file of a model is only warned of, where the profile has the signature by which
-    it is checked when it is open.
+    With `accept_model_change`, a changed model file only causes a warning if the profile contains the model's
+    signature, against which the file is then checked once it is open.
 
     Raises:
         ProfileError: the profile is for other stages or models.
@@ -67,7 +67,7 @@ def model_files(pipeline: Pipeline, path: PipelinePath) -> list[Path]:
 
 
 def step_settings(files: Sequence[Path]) -> list[Settings]:
-    """The settings in those of a pipeline's steps that are profiles.
+    """The settings of those steps of a pipeline that are profiles.
 
     Raises:
         ProfileError: a profile is missing or corrupt.
@@ -76,9 +76,9 @@ def step_settings(files: Sequence[Path]) -> list[Settings]:
 
 
 def process_settings(steps: Sequence[Settings]) -> tuple[MemorySettings, IoSettings]:
-    """What the profiles of a pipeline's steps ask of the whole process: the defaults where there are none.
+    """The process-wide settings for the profiles of a pipeline's steps; the defaults if there are none.
 
-    A process that serves them together does what any of them asks for. What clients sent is as in the first one.
+    A setting is on if any of the profiles needs it. Those that describe the tune's clients are taken from the first.
     """
     if not steps:
         return MemorySettings(), IoSettings()
@@ -100,7 +100,7 @@ def process_settings(steps: Sequence[Settings]) -> tuple[MemorySettings, IoSetti
 
 
 def step_profile(file: Path, settings: StepModelSettings | None) -> Profile | None:
-    """The profile of a pipeline's model for which a profile of the pipeline has settings; None where it has none.
+    """The profile of a model with its settings from a pipeline's profile; None if that has none for it.
 
     Raises:
         ModelFileError: the file is missing or unreadable.
@@ -112,10 +112,10 @@ def step_profile(file: Path, settings: StepModelSettings | None) -> Profile | No
 
 
 def step_hash(file: Path) -> str:
-    """SHA-256 of a model or a profile that a pipeline names.
+    """SHA-256 of a model or profile that is a step of a pipeline.
 
     Raises:
-        ModelFileError: it is missing or unreadable.
+        ModelFileError: the file is missing or unreadable.
     """
     return file_hash(file) if file.suffix == ".toml" else model_hash(file)
 
@@ -140,7 +140,7 @@ def _stage(stage: Stage, settings: PipelineSettings) -> Stage:
 
 
 def _usable(stage: str, cpus: tuple[int, ...]) -> tuple[int, ...]:
-    """The CPUs to pin to; none where this process may not use one of them."""
+    """The CPUs to pin to; none if this process may not use all of them."""
     if not cpus or not hasattr(os, "sched_getaffinity") or set(cpus) <= os.sched_getaffinity(0):
         return cpus
     _log.warning("stage %r: not pinned: this process may not use the CPUs of the profile", stage)

@@ -1,10 +1,10 @@
-"""The response to a request for a model's configuration; needs no protobuf."""
+"""Builds the answer to a request for a model's configuration, without protobuf."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What Triton gives every model but ensembles (NormalizeModelConfig in its core's model_config_utils.cc), with the
-# fields of that message that have a default. It is here for clients that compare configurations: nothing uses it.
+# What Triton adds for every model except ensembles (NormalizeModelConfig in model_config_utils.cc of its core), with
+# all fields that have a default. Only for clients that compare configurations: Tailcut uses none of it.
 _OPTIMIZATION = {
     "priority": "PRIORITY_DEFAULT",
     "input_pinned_memory": {"enable": True},
@@ -15,11 +15,11 @@ _OPTIMIZATION = {
 
 
 def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a file with what it leaves open filled in from the model as it is served.
+    """A file's configuration, completed from the model that is served.
 
     Args:
-        config: what `as_dict` made of the file; empty where there is none.
-        live: what the server itself says of the model.
+        config: the file's configuration, from `as_dict`; empty if there is no file.
+        live: the server's own configuration of the model.
     """
     filled = {name: config.get(name) or live[name] for name in ("name", "platform", "backend", "input", "output")}
     for kind in ("input", "output"):
@@ -27,9 +27,9 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
         filled[kind] = [_typed(tensor, types) for tensor in filled[kind]]
     filled["instance_group"] = _groups(config, live) or live["instance_group"]
     own = {name: value for name, value in live.items() if name != "dynamic_batching"}
-    if not config.get("max_batch_size") and not config.get("input"):  # the model alone says what it takes
+    if not config.get("max_batch_size") and not config.get("input"):  # only the model tells what it accepts
         filled |= {name: live[name] for name in ("max_batch_size", "dynamic_batching") if name in live}
-    if config.get("platform") == "ensemble":  # which no backend computes
+    if config.get("platform") == "ensemble":  # no backend computes an ensemble
         filled |= {"backend": "", "instance_group": []}
     else:
         filled["optimization"] = _OPTIMIZATION | config.get("optimization", {})
@@ -39,16 +39,17 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
 
 
 def _typed(tensor: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
-    """A tensor with the type that the model has, where the file leaves it out."""
+    """A tensor with the model's type if the file leaves it out."""
     known = tensor.get("data_type", "TYPE_INVALID") != "TYPE_INVALID"
     name = tensor.get("name", "")
     return dict(tensor) if known or name not in types else {**tensor, "data_type": types[name]}
 
 
 def _groups(config: Mapping[str, Any], live: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The instance groups of a file, with the names, counts and kinds that it leaves open.
+    """A file's instance groups, completed with the names, counts and kinds that it leaves out.
 
-    As Triton has them, but for the count on its CPU with onnxruntime: 2 there, and 1 here, which is what computes.
+    The defaults are Triton's, except for the count with onnxruntime on the CPU: Triton has 2; it is 1 here, which is
+    how many instances there are.
     """
     kind = live["instance_group"][0]["kind"]
     return [

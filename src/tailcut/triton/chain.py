@@ -1,4 +1,4 @@
-"""The open models of an ensemble as one model: a pipeline whose tensors have the ensemble's names."""
+"""Joins the open models of an ensemble to one model: a pipeline whose tensors have the ensemble's names."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from tailcut.triton.names import CONFIG_FILE
 def as_one(
     folder: ModelFolder, steps: Sequence[EnsembleStep], models: Sequence[Model], plan: EnsemblePlan, *, one_batch: bool
 ) -> PipelineModel:
-    """A pipeline of open models, whose tensors have the ensemble's names; `one_batch` as for a `PipelineModel`."""
+    """Make a pipeline of open models whose tensors have the ensemble's names; `one_batch` as for `PipelineModel`."""
     opened = []
     for index, (step, model, name) in enumerate(zip(steps, models, _names_of(steps), strict=True)):
         kept = [tensor for tensor in model.spec.outputs if tensor.name in step.outputs]
@@ -52,7 +52,7 @@ def as_one(
 
 
 def _names_of(steps: Sequence[EnsembleStep]) -> list[str]:
-    """The models' names, with a number where a model is used again."""
+    """The models' names, numbered if a model is used more than once."""
     names: list[str] = []
     for step in steps:
         times = sum(other.model == step.model for other in steps[: len(names)])

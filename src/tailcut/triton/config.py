@@ -1,4 +1,4 @@
-"""A model's `config.pbtxt`: protobuf's text format, as a message and as the JSON object for clients."""
+"""Reads a model's `config.pbtxt`, protobuf's text format, as a message or as the JSON object for clients."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,11 @@ _LARGEST_BYTES = 4 << 20
 
 
 def read_config(folder: Path) -> Any | None:
-    """The configuration in a model's folder; None where there is none.
+    """Read the configuration in a model's folder; None if there is none.
 
     Raises:
-        UsageError: it cannot be read; names the file and the line.
+        MissingFileError: the file cannot be read.
+        UsageError: the file is too large or no configuration; the message names the file and the line.
     """
     path = folder / CONFIG_FILE
     try:
@@ -33,10 +34,14 @@ def read_config(folder: Path) -> Any | None:
 
 
 def parse_config(text: str, where: str) -> Any:
-    """A configuration as a message `inference.ModelConfig`.
+    """Parse a configuration into a message `inference.ModelConfig`.
+
+    Args:
+        text: the configuration in protobuf's text format.
+        where: its file, for messages.
 
     Raises:
-        UsageError: it is none; the message names the line and the column.
+        UsageError: the text is not a configuration; the message names the line and the column.
     """
     try:
         return text_format.Parse(text, MESSAGES["ModelConfig"]())
@@ -45,9 +50,9 @@ def parse_config(text: str, where: str) -> Any:
 
 
 def as_dict(message: Any) -> dict[str, Any]:
-    """A message as JSON values, as Triton answers it: every field that has a default, and numbers as numbers.
+    """A message as JSON values, in Triton's form: every field that has a default, and numbers as numbers.
 
-    Messages that are not set are left out, and enumerations are their names.
+    Messages that are not set are left out, and enumeration values are given by name.
     """
     values: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:

@@ -1,4 +1,4 @@
-"""The steps of an ensemble in an order in which they can be computed, and whether their tensors match. Pure."""
+"""Orders the steps of an ensemble so that they can be computed, and checks that their tensors match. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from tailcut.triton.names import type_of
 
 @dataclass(frozen=True, slots=True)
 class EnsembleStep:
-    """A model of the repository, and what its inputs and outputs are called in the ensemble."""
+    """A model of the repository, and the names of its inputs and outputs in the ensemble."""
 
     model: str
     inputs: Mapping[str, str]
@@ -20,15 +20,16 @@ class EnsembleStep:
 
 
 def read_steps(config: Any) -> tuple[EnsembleStep, ...]:
-    """The steps in the configuration's order.
+    """Read the steps, in the configuration's order.
 
     Raises:
-        UsageError: there are none, one names no model, or a tensor of the ensemble has another shape for its models.
+        UsageError: there are none, one names no model, or a tensor of the ensemble has a reshape.
     """
     for tensor in (*config.input, *config.output):
         if tensor.HasField("reshape"):
             raise UsageError(
-                f"{tensor.name!r} of the ensemble has a reshape, which is not served: write it into the model's own"
+                f"{tensor.name!r} of the ensemble has a reshape, which is not served: "
+                "write it into the model's own configuration"
             )
     steps = tuple(
         EnsembleStep(step.model_name, dict(step.input_map), dict(step.output_map), step.model_version)
@@ -41,23 +42,23 @@ def read_steps(config: Any) -> tuple[EnsembleStep, ...]:
 
 @dataclass(frozen=True, slots=True)
 class EnsemblePlan:
-    """Steps that fit together, and what the ensemble takes and gives."""
+    """Steps that fit together, and the inputs and outputs of the ensemble."""
 
-    order: tuple[int, ...]  # places in the configuration
+    order: tuple[int, ...]  # indices into the configuration's steps, in the order in which they run
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
 def plan_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Sequence[ModelSpec]) -> EnsemblePlan:
-    """The order of the steps; every tensor comes from somewhere, once, and is what the step that takes it wants.
+    """Order the steps, and check that every tensor has exactly one source and the dtype and shape that its step needs.
 
     Args:
         config: the ensemble's message.
-        steps: of it.
-        specs: what clients see of each step's model.
+        steps: the ensemble's steps.
+        specs: the signature of each step's model, as clients see it.
 
     Raises:
-        UsageError: one does not; names the step and the tensor.
+        UsageError: the steps do not fit together; the message names the step and the tensor.
     """
     first = () if config.max_batch_size == 0 else (None,)
     known = {tensor.name: _declared(tensor, first) for tensor in config.input}
@@ -91,7 +92,7 @@ def plan_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Sequence[Mod
 
 
 def _narrowed(tensor: TensorSpec, taken: Sequence[tuple[str, TensorSpec]]) -> TensorSpec:
-    """An input of the ensemble with the sizes that the models want: what does not fit is refused early."""
+    """An input of the ensemble with the sizes that its models need, so that requests with others are refused early."""
     shape = list(tensor.shape)
     for wanted in (wanted for outer, wanted in taken if outer == tensor.name):
         shape = [size if dim is None else dim for dim, size in zip(shape, wanted.shape, strict=True)]
@@ -108,7 +109,7 @@ def _match(
     for name, outer in names.items():
         tensor = _named(step, kind, name, tensors)
         if outer in known:
-            raise UsageError(f"step {step.model!r}: {outer!r} comes from two places")
+            raise UsageError(f"step {step.model!r}: {outer!r} comes from two sources")
         known[outer] = tensor
 
 
@@ -127,7 +128,7 @@ def _fit(where: str, wanted: TensorSpec, given: TensorSpec) -> None:
 
 
 def _in_order(config: Any, steps: tuple[EnsembleStep, ...]) -> tuple[int, ...]:
-    """The places of the steps, each behind those that it waits for."""
+    """The indices of the steps, each after those whose outputs it needs."""
     there = {tensor.name for tensor in config.input}
     order: list[int] = []
     while len(order) < len(steps):

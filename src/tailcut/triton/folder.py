@@ -1,4 +1,4 @@
-"""The layout of a model repository: DIR/NAME/config.pbtxt and DIR/NAME/VERSION/model.onnx. Nothing is loaded here."""
+"""The layout of a model repository: DIR/NAME/config.pbtxt and DIR/NAME/VERSION/model.onnx. Loads no models."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
 from tailcut.spec import check_model_name
 from tailcut.triton.names import CONFIG_FILE
 
-# What a version's folder is searched for where the configuration names no file; model.onnx may be a folder with one.
+# The model files to look for if the configuration names none; model.onnx may be a folder that contains one.
 _FILES = (
     "model.onnx",
     "model.xml",
@@ -25,7 +25,7 @@ _FILES = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """One model of a repository, with what its files say; `config` is a message, or None where there is none."""
+    """One model of a repository; `config` is the message of its configuration, or None if it has none."""
 
     name: str
     path: Path
@@ -33,15 +33,16 @@ class ModelFolder:
 
     @classmethod
     def read(cls, path: Path) -> "ModelFolder":
-        """The model in a folder.
+        """Read the configuration of the model in a folder.
 
         Raises:
-            UsageError: its configuration cannot be read, or is for a model of another name; or no URL can have its own.
+            UsageError: the configuration is invalid or names another model, or the folder's name is no valid model
+            name.
         """
         from tailcut.triton.config import read_config  # noqa: PLC0415  protobuf is an extra
 
         config = read_config(path)
-        name = path.name if path.name not in {"", ".."} else path.resolve().name  # of a link its own, as in the index
+        name = path.name if path.name not in {"", ".."} else path.resolve().name  # a link's own name, as in the index
         if config is not None and config.name and config.name != name:
             raise UsageError(f"{path / CONFIG_FILE}: is for a model {config.name!r}, but its folder is called {name!r}")
         check_model_name(name)
@@ -49,12 +50,12 @@ class ModelFolder:
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether other models of the repository compute it."""
+        """Whether it is an ensemble, which other models of the repository compute."""
         config = self.config
         return config is not None and (config.HasField("ensemble_scheduling") or config.platform == "ensemble")
 
     def versions(self) -> list[int]:
-        """The versions that the policy has served, oldest first; by default the newest alone."""
+        """The versions to serve by the version policy, oldest first; by default only the newest."""
         there = self._existing()
         policy = None if self.config is None else self.config.version_policy
         choice = policy.WhichOneof("policy_choice") if policy is not None else None
@@ -64,14 +65,14 @@ class ModelFolder:
         return there if choice == "all" else [version for version in there if version in policy.specific.versions]
 
     def notes(self) -> list[str]:
-        """A line where the policy names versions that have no folder."""
+        """A note if the version policy names versions that have no folder."""
         wanted = [] if self.config is None else self.config.version_policy.specific.versions
         missing = sorted({*wanted} - {*self._existing()})
         names = ", ".join(map(str, missing))
         return [f"version_policy specific names versions without a folder, which are not served: {names}"] * bool(names)
 
     def without_versions(self) -> MissingModelFileError:
-        """What is wrong where there is no version to serve."""
+        """The error for a model that has no version to serve."""
         there = self._existing()
         if there and self.config is not None:
             wanted = list(self.config.version_policy.specific.versions)
@@ -88,7 +89,8 @@ class ModelFolder:
         """The model file of a version.
 
         Raises:
-            MissingModelFileError: there is none; names the files that are looked for.
+            MissingModelFileError: there is none; the message names the files that were looked for.
+            UsageError: `default_model_filename` is not a file name.
         """
         folder = self.path / str(version)
         named = "" if self.config is None else self.config.default_model_filename
@@ -96,7 +98,7 @@ class ModelFolder:
             raise UsageError(f"{self.path / CONFIG_FILE}: default_model_filename {named!r} is not a file's name")
         for name in (named,) if named else _FILES:
             path = folder / name
-            if path.is_dir() and (path / "model.onnx").is_file():  # a folder for a model with external weights
+            if path.is_dir() and (path / "model.onnx").is_file():  # the folder of a model with external weights
                 path /= "model.onnx"
             if path.exists():
                 return path
@@ -106,7 +108,7 @@ class ModelFolder:
         raise MissingModelFileError(f"{folder}: has no model file: {named or ' or '.join(_FILES)}{advice}")
 
     def profile(self, version: int) -> Path | None:
-        """The profile of a version that was tuned."""
+        """The profile of a tuned version; None if it was not tuned."""
         path = profile_beside(self.file(version))
         return path if path.is_file() else None
 
@@ -115,7 +117,8 @@ def model_folders(repository: Path) -> dict[str, Path]:
     """The folders of all models in a repository, by name.
 
     Raises:
-        UsageError: it is not a folder.
+        MissingFileError: there is no such folder.
+        UsageError: the path is not a folder, or cannot be read.
     """
     try:
         return {path.name: path for path in sorted(repository.iterdir()) if path.is_dir() and path.name[0] != "."}
@@ -126,37 +129,37 @@ def model_folders(repository: Path) -> dict[str, Path]:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a folder is one model of a repository: it has versions, with or without a configuration."""
+    """Whether a folder is one model of a repository: it has a configuration or versions, and is no SavedModel."""
     if not path.is_dir() or (path / "saved_model.pb").is_file():
         return False
     return (path / CONFIG_FILE).is_file() or any(map(_is_version, path.iterdir()))
 
 
 def folder_of(model: Path) -> Path | None:
-    """The folder of the model, with a configuration, that a file in one of its versions belongs to; None elsewhere."""
+    """The folder, with a configuration, of the model that a file of one of its versions belongs to; None for others."""
     version = next((folder for folder in list(model.absolute().parents)[:2] if _is_version(folder)), None)
     return version.parent if version is not None and (version.parent / CONFIG_FILE).is_file() else None
 
 
 def state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """What changes when a model's files do: their names, sizes and times, without the reports that `tailcut` writes."""
+    """The names, sizes and modification times of a model's files, without those that `tailcut tune` writes there."""
     files = []
     for file in sorted(_files(folder)):
         try:
             status = file.stat()
-        except OSError:  # gone since
+        except OSError:  # deleted meanwhile
             continue
         files.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return tuple(files)
 
 
 def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Yield the files in a folder, also behind links; a link to a folder `above` it is not followed."""
+    """Yield the files in a folder, following links except those to a folder `above` it."""
     try:
         status = folder.stat()
         own = status.st_dev, status.st_ino
         inside = [] if own in above else list(folder.iterdir())
-    except OSError:  # gone since, or not ours to read
+    except OSError:  # deleted meanwhile, or not readable
         return
     for path in inside:
         if path.is_dir():

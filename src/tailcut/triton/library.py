@@ -1,4 +1,4 @@
-"""The models of a repository, opened on request, and what has changed there since the last check."""
+"""Opens the models of a repository on request, and tells which have changed since the last check."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,21 +34,21 @@ from tailcut.triton.notes import notes_of_ensemble
 from tailcut.triton.settings import ConfigReading, check_backend, declared_signature, engine_of, read_settings, refuse
 
 _log = logging.getLogger("tailcut")
-_EXPECTED = 16  # models that share the memory where a repository has as many, however few are loaded
+_EXPECTED = 16  # memory is shared among up to this many of the repository's models, even if fewer are loaded
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the command line says of all models.
+class Overrides:
+    """Options of the command line that apply to all models.
 
     Args:
-        limits: of each model.
-        batching: instead of what the configurations say; None leaves it to them.
-        measures: whether models without a profile have their settings measured.
-        device: where models are computed, instead of where their profiles say; None leaves it to them.
-        also_cpu: what the CPU computes beside a device.
-        max_batch_size: no batch is larger, whatever the configurations allow.
-        queue_rows: that may wait, whatever the configurations say; None leaves it to them.
+        limits: limits of each model.
+        batching: whether to batch; None: as the configurations say.
+        measures: whether settings of models without a profile are measured.
+        device: the device that computes the models; None: as the profiles say.
+        also_cpu: what the CPU computes in addition to a device; None: as the profiles say.
+        max_batch_size: an upper bound on the batch sizes of the configurations; None: no bound.
+        queue_rows: how many rows may queue; None: as the configurations say.
     """
 
     limits: Limits
@@ -60,10 +60,10 @@ class Wishes:
     queue_rows: int | None = None
 
     def applied(self, profile: Profile) -> Profile:
-        """The profile of a model with what is wished.
+        """A model's profile with these options applied.
 
         Raises:
-            UsageError: the CPU is to compute as well what is on the CPU.
+            UsageError: `also_cpu` is given for a model on the CPU.
         """
         engine, batching = profile.settings.engine, profile.settings.batching
         if self.device is not None:
@@ -80,11 +80,11 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is open, under its name and version, with its configuration as the file has it.
+    """An open model with its name, its version, and the configuration of its file.
 
     Args:
-        alone: the engine's options when no other model is loaded, where they depend on that.
-        reload: opens it once more, for this many models; None where nothing depends on their number.
+        alone: the engine's options for when no other model is loaded; None if they do not depend on that.
+        reload: opens the model again, for this many models in total; None if nothing depends on their number.
     """
 
     name: str
@@ -99,47 +99,52 @@ class Library:
     """A model repository. Its methods may be called on any thread, one at a time.
 
     Args:
-        repository: the folder.
-        wishes: what holds for all models.
+        repository: path of the folder.
+        overrides: options that apply to all models.
 
     Raises:
-        UsageError: it is not a folder.
+        MissingFileError: there is no such folder.
+        UsageError: the path is not a folder.
     """
 
-    def __init__(self, repository: Path, wishes: Wishes) -> None:
+    def __init__(self, repository: Path, overrides: Overrides) -> None:
         self.repository = repository
-        self._wishes = wishes
-        self._slab_bytes = wishes.limits.slab_bytes  # the least that a model has got
-        self._seen = {name: state_of(path) for name, path in model_folders(repository).items()}
+        self._overrides = overrides
+        self._slab_bytes = overrides.limits.slab_bytes  # the smallest arena that a model was given
+        self._states = {name: state_of(path) for name, path in model_folders(repository).items()}
 
     def names(self) -> list[str]:
-        """All models that have a folder now."""
+        """The names of all models that have a folder now."""
         return list(model_folders(self.repository))
 
     def versions(self, name: str) -> list[int]:
-        """The versions of a model that are to be served; none where its folder cannot be read."""
+        """The versions of a model that are to be served; empty if its folder cannot be read."""
         try:
             folder = ModelFolder.read(model_folders(self.repository)[name])
             return [_version_of_ensemble(folder)] if folder.is_ensemble else folder.versions()
-        except Exception:  # noqa: BLE001  what is wrong with it is said where it is loaded
+        except Exception:  # noqa: BLE001  loading it reports what is wrong
             return []
 
     def changes(self) -> dict[str, bool]:
-        """The models whose files have changed since the last call, and ensembles of them; False where they are gone."""
+        """The models whose files have changed since the last call, and ensembles of them; False for deleted ones."""
         folders = model_folders(self.repository)
         now = {name: state_of(path) for name, path in folders.items()}
-        before, self._seen = self._seen, now
+        before, self._states = self._states, now
         changed = {name: True for name, state in now.items() if before.get(name) != state}
         gone = {name: False for name in before if name not in now}
         others = {name: path for name, path in folders.items() if name not in changed} if changed else {}
         return changed | gone | {name: True for name, path in others.items() if _steps_of(path) & changed.keys()}
 
     def load(self, name: str, models: int) -> list[LoadedModel]:
-        """Open all versions of a model that its policy has served, among this many models.
+        """Open all versions of a model that its version policy selects.
+
+        Args:
+            name: name of the model.
+            models: number of models that share the machine, including this one.
 
         Raises:
             NotFoundError: it has no folder.
-            TailcutError: its configuration, or a version of it, cannot be used; nothing of it stays open.
+            TailcutError: its configuration, or a version, cannot be used; no version of it stays open.
         """
         path = model_folders(self.repository).get(name)
         if path is None:
@@ -150,10 +155,10 @@ class Library:
         versions = folder.versions()
         if not versions:
             raise folder.without_versions()
-        self._say(folder, folder.notes())
+        self._log_notes(folder, folder.notes())
         loaded: list[LoadedModel] = []
         try:
-            loaded += (self._open(folder, version, models * len(versions), self._wishes) for version in versions)
+            loaded += (self._open(folder, version, models * len(versions), self._overrides) for version in versions)
         except BaseException:
             for entry in loaded:
                 entry.model.close()
@@ -161,26 +166,26 @@ class Library:
         return loaded
 
     def _open_ensemble(self, folder: ModelFolder, models: int) -> LoadedModel:
-        """The models of an ensemble's steps, one after the other, as one model; they are its own."""
+        """Open the models of an ensemble's steps as one model, which owns them."""
         folders, config = model_folders(self.repository), cast("Any", folder.config)
         inner, seen = [], []
-        with _named(folder.path / CONFIG_FILE):
+        with _prefixed(folder.path / CONFIG_FILE):
             refuse(config)
             steps = read_steps(config)
             for step in steps:
-                with _named(f"step {step.model!r}"):
-                    inner.append(_inner(step, folders))
-                    seen.append(_seen(*inner[-1]))
+                with _prefixed(f"step {step.model!r}"):
+                    inner.append(_model_of(step, folders))
+                    seen.append(_spec_of(*inner[-1]))
             plan = plan_steps(config, steps, seen)
-        self._say(folder, notes_of_ensemble(config))
-        wishes, largest = self._wishes, config.max_batch_size
+        self._log_notes(folder, notes_of_ensemble(config))
+        overrides, largest = self._overrides, config.max_batch_size
         if largest:
-            wishes = replace(wishes, max_batch_size=min(largest, wishes.max_batch_size or largest))
+            overrides = replace(overrides, max_batch_size=min(largest, overrides.max_batch_size or largest))
         opened: list[Model] = []
         try:
             for index in plan.order:
-                with _named(f"{folder.path / CONFIG_FILE}: step {steps[index].model!r}"):
-                    opened.append(self._open(*inner[index], models * len(steps), wishes).model)
+                with _prefixed(f"{folder.path / CONFIG_FILE}: step {steps[index].model!r}"):
+                    opened.append(self._open(*inner[index], models * len(steps), overrides).model)
             model = as_one(folder, [steps[index] for index in plan.order], opened, plan, one_batch=largest > 0)
         except BaseException:
             for step_model in opened:
@@ -190,32 +195,32 @@ class Library:
         return LoadedModel(folder.name, str(_version_of_ensemble(folder)), cast("Model", model), as_dict(config))
 
     @staticmethod
-    def _say(folder: ModelFolder, notes: Iterable[str]) -> None:
+    def _log_notes(folder: ModelFolder, notes: Iterable[str]) -> None:
         for note in notes:
             _log.info("%s: %s: %s", folder.name, CONFIG_FILE, note)
 
-    def _open(self, folder: ModelFolder, version: int, models: int, wishes: Wishes) -> LoadedModel:
+    def _open(self, folder: ModelFolder, version: int, models: int, overrides: Overrides) -> LoadedModel:
         limits, tuned = self._limits(models), folder.profile(version)
         profile, reading = profile_of(folder, version)
-        queue, notes = wishes.queue_rows, list(reading.notes)
+        queue, notes = overrides.queue_rows, list(reading.notes)
         if queue is not None and reading.queue_rows is not None:
             notes = [note for note in notes if not note.startswith("max_queue_size ")]
-            notes.append(f"max_queue_size is not used: --queue says that {queue} rows may wait")
-        self._say(folder, notes)
+            notes.append(f"max_queue_size is not used: --queue allows {queue} rows to wait")
+        self._log_notes(folder, notes)
         if tuned is not None:
             profile = self._tuned(tuned, profile, reading)
-        profile = wishes.applied(profile)
+        profile = overrides.applied(profile)
         if queue is None and reading.queue_rows is not None:
             limits = replace(limits, queue_rows=reading.queue_rows, queue_setting=f"max_queue_size in {CONFIG_FILE}")
         alone = reload = None
-        with _told_apart(folder, profile):
+        with _blaming_configuration(folder, profile):
             if tuned is not None:
                 model = Model.open(profile, limits=limits)
-            elif reading.is_fixed or not wishes.measures:
+            elif reading.is_fixed or not overrides.measures:
                 alone, reload = profile.settings.engine, partial(_open_beside, profile, limits)
                 model = reload(models)
             else:
-                sizes = [size for size in (reading.max_batch_size, wishes.max_batch_size) if size]
+                sizes = [size for size in (reading.max_batch_size, overrides.max_batch_size) if size]
                 around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
                 model = measured_model(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
                 if model.choice is not None:
@@ -227,11 +232,11 @@ class Library:
         return LoadedModel(folder.name, str(version), model, config, alone, reload)
 
     def _limits(self, models: int) -> Limits:
-        """Those of a model among this many, which share the memory that this process may use.
+        """The limits of a model when this many share the memory that this process may use.
 
-        Where clients load models, some that are not there yet have a share as well.
+        Models that clients may still load have a share as well.
         """
-        known, limits = len(model_folders(self.repository)), self._wishes.limits
+        known, limits = len(model_folders(self.repository)), self._overrides.limits
         shared = within_memory(limits, memory_limit(), max(models, min(known, _EXPECTED)))
         if shared.slab_bytes < min(limits.slab_bytes, self._slab_bytes):
             _log.warning("the memory limit leaves only %d MiB for the rows of each model", shared.slab_bytes >> 20)
@@ -239,10 +244,10 @@ class Library:
         return shared
 
     def _tuned(self, path: Path, configured: Profile, reading: ConfigReading) -> Profile:
-        """A profile that was tuned, for clients that see the model as its configuration says."""
+        """The tuned profile at this path, with the tensors that clients see according to the model's configuration."""
         profile = Profile.load(path)
         profile.verify_model()
-        _log.info("%s: serving %s: how it computes is as it was tuned", configured.model.name, path.name)
+        _log.info("%s: serving %s: its engine settings are those of the tune", configured.model.name, path.name)
         theirs, own = configured.settings, profile.settings
         engine = msgspec.structs.replace(
             own.engine,
@@ -262,27 +267,27 @@ class Library:
 
 
 def _open_beside(profile: Profile, limits: Limits, models: int) -> Model:
-    """Open a model among this many, none of whose threads spin where there are several."""
+    """Open a model as one of this many; with several, its threads do not spin."""
     engine = beside_others(profile.settings.engine, models)
     settings = msgspec.structs.replace(profile.settings, engine=engine)
     return Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
 
 
 def _open_chosen(profile: Profile, limits: Limits, choice: DefaultChoice, models: int) -> Model:
-    """Open a model among this many with settings that were measured before."""
+    """Open a model as one of this many, with settings that were measured before."""
     return chosen_model(profile, choice.among(models), limits)
 
 
 def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, ConfigReading]:
-    """What a model's configuration says of a version, as a profile; what it says beside that.
+    """Translate a model's configuration for one version into a profile, and the reading of that configuration.
 
     Raises:
-        TailcutError: the file cannot be read, or the configuration does not fit it.
+        TailcutError: the model file cannot be read, or the configuration does not match it.
     """
     path = folder.file(version)
     config = parse_config("", "") if folder.config is None else folder.config
     engine = engine_of(config, ENGINES_OF[kind_of(path)])
-    with _named(folder.path / CONFIG_FILE, UnsupportedError):
+    with _prefixed(folder.path / CONFIG_FILE, UnsupportedError):
         declared = declared_signature(config) if kind_of(path) is FileKind.SCRIPT else ()
         reading = read_settings(config, signature(path, EngineOptions(signature=declared)), engine, declared)
     profile = Profile.of_model(path, reading.settings, folder.name)
@@ -290,8 +295,8 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, ConfigReadin
 
 
 @contextmanager
-def _named(where: Path | str, kind: type[TailcutError] = TailcutError) -> Iterator[None]:
-    """Have errors of a kind begin with the place where they arise."""
+def _prefixed(where: Path | str, kind: type[TailcutError] = TailcutError) -> Iterator[None]:
+    """Begin the messages of errors of this kind with where they arise."""
     try:
         yield
     except kind as error:
@@ -299,21 +304,21 @@ def _named(where: Path | str, kind: type[TailcutError] = TailcutError) -> Iterat
 
 
 def _read(path: Path) -> ModelFolder:
-    """A model that may be served: its configuration can be read, and names no backend that is not here."""
+    """Read a model's folder, and check that its backend is one that is served."""
     folder = ModelFolder.read(path)
     if folder.config is not None and not folder.is_ensemble:
-        with _named(path / CONFIG_FILE):
+        with _prefixed(path / CONFIG_FILE):
             check_backend(folder.config)
     return folder
 
 
 def _version_of_ensemble(folder: ModelFolder) -> int:
-    """Its newest, which needs no folder."""
+    """The version of an ensemble: its newest folder, or 1, since it needs no folder."""
     return (folder.versions() or [1])[-1]
 
 
 def _steps_of(path: Path) -> set[str]:
-    """The models of an ensemble; none where it is not an ensemble, or cannot be read."""
+    """The names of the models of an ensemble; empty if it is not an ensemble or cannot be read."""
     try:
         folder = ModelFolder.read(path)
         return {step.model for step in read_steps(folder.config)} if folder.is_ensemble else set()
@@ -321,8 +326,8 @@ def _steps_of(path: Path) -> set[str]:
         return set()
 
 
-def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
-    """The model of a step, and its version."""
+def _model_of(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
+    """Find the model of a step, and its version."""
     if step.model not in folders:
         raise UsageError("the repository has no such model")
     inner = _read(folders[step.model])
@@ -338,21 +343,21 @@ def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder
     return inner, step.version if step.version > 0 else versions[-1]
 
 
-def _seen(inner: ModelFolder, version: int) -> ModelSpec:
-    """What clients see of a model."""
+def _spec_of(inner: ModelFolder, version: int) -> ModelSpec:
+    """The signature of a model as clients see it."""
     profile, _ = profile_of(inner, version)
     return _as_configured(inner, profile)
 
 
 def _as_configured(folder: ModelFolder, profile: Profile) -> ModelSpec:
-    """What clients see of a model; where its configuration does not fit it, the error names that."""
-    with _named(folder.path / CONFIG_FILE, UnsupportedError):
+    """The signature of a model as clients see it; an error names the configuration if that does not match the file."""
+    with _prefixed(folder.path / CONFIG_FILE, UnsupportedError):
         return signature(Path(profile.model.path), profile.settings.engine)
 
 
 @contextmanager
-def _told_apart(folder: ModelFolder, profile: Profile) -> Iterator[None]:
-    """Have an error name the configuration where that is at fault, and not the machine or the command line."""
+def _blaming_configuration(folder: ModelFolder, profile: Profile) -> Iterator[None]:
+    """Have an error name the configuration if that is the cause, rather than the machine or the command line."""
     try:
         yield
     except UnsupportedError:
@@ -361,10 +366,10 @@ def _told_apart(folder: ModelFolder, profile: Profile) -> Iterator[None]:
 
 
 def newest_of(path: Path) -> tuple[Path, ConfigReading]:
-    """The file of the newest version of a model's folder, and what its configuration says of it.
+    """The model file of the newest version in a model's folder, and the reading of its configuration.
 
     Raises:
-        TailcutError: there is none, or the configuration does not fit it.
+        TailcutError: there is none, or the configuration does not match it.
     """
     folder = _read(path)
     if folder.is_ensemble:
@@ -377,7 +382,7 @@ def newest_of(path: Path) -> tuple[Path, ConfigReading]:
 
 
 def signature(path: Path, options: EngineOptions = EngineOptions()) -> ModelSpec:  # noqa: B008  frozen
-    """The inputs and outputs of a model file with these options, read with an engine that computes nothing."""
+    """Read the signature of a model file with these options, using an engine that computes nothing."""
     engine = open_engine(path, msgspec.structs.replace(options, name="none"))
     engine.close()
     return engine.spec

@@ -1,4 +1,4 @@
-"""The names of files in a model repository, and of the types of tensors."""
+"""Names of files in a model repository, and of tensor types."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def type_of(tensor: Any) -> str:
     """The name of a tensor's data_type in a configuration, such as `TYPE_FP32`.
 
     Raises:
-        UnsupportedError: it is a number that no type has.
+        UnsupportedError: the number is no known type.
     """
     known = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
     if tensor.data_type not in known:

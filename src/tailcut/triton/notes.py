@@ -1,21 +1,21 @@
-"""What a configuration says that means something else here: a line for each field, with what is done instead. Pure."""
+"""Notes on configuration fields that mean something else here: for each a line with what is done instead. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-_DEFAULT_PRIORITY = 100  # what a request without a priority counts as
-_IGNORED = {  # fields that are read and not used: what is done instead
+_DEFAULT_PRIORITY = 100  # the priority of a request without one
+_IGNORED = {  # fields that are not used, with what is done instead
     "runtime": "the engine is chosen by platform, backend and the kind of the file",
     "cc_model_filenames": "the same file serves every machine",
     "metric_tags": "metrics carry the name and the version of the model",
     "model_metrics": "metrics have the buckets that the documentation lists",
     "response_cache": "every request is computed",
-    "model_repository_agents": "files are read as they lie there",
+    "model_repository_agents": "files are read from the folder itself",
     "model_operations": "operators come from the engine, and from onnxruntime-extensions where that is installed",
-    "batch_input": "a model gets the inputs of the request alone",
+    "batch_input": "a model gets only the inputs of the request",
     "batch_output": "outputs have one row for each row of the request",
 }
-_OF_MODELS = {  # fields of an ensemble that say which files are computed, and how
+_OF_MODELS = {  # fields that ensembles do not use, because their models have them
     "version_policy": "an ensemble is served as one version, of the models that its steps name",
     "default_model_filename": "each model has its own file",
     "instance_group": "each model has the instances of its own configuration",
@@ -29,7 +29,7 @@ def notes_of(config: Any, parameters: Collection[str]) -> Iterator[str]:
 
     Args:
         config: the message of `config.pbtxt`.
-        parameters: the names of those that are applied.
+        parameters: names of the parameters that are applied.
     """
     yield from _notes_of_fields(config, _IGNORED)
     yield from _notes_of_tensors(config)
@@ -67,14 +67,14 @@ def _notes_of_fields(config: Any, ignored: Mapping[str, str]) -> Iterator[str]:
 def _notes_of_parameters(config: Any, known: Collection[str]) -> Iterator[str]:
     others = sorted(name for name in config.parameters if name not in known)
     if others:
-        yield f"parameters {', '.join(others)} are not used: the configuration answers them as they are"
+        yield f"parameters {', '.join(others)} are not used: clients get them unchanged in the model's configuration"
 
 
 def _notes_of_tensors(config: Any) -> Iterator[str]:
     if any(tensor.format for tensor in config.input):
         yield "format of inputs is not used: clients send the shape that dims says"
     if any(tensor.allow_ragged_batch for tensor in config.input):
-        yield "allow_ragged_batch is not used: requests share a batch where their rows have one shape"
+        yield "allow_ragged_batch is not used: requests share a batch if their rows have the same shape"
     if any(tensor.label_filename for tensor in config.output):
         yield "label_filename is not used: the classification extension is not served, and outputs are numbers"
     if any(tensor.is_non_linear_format_io for tensor in (*config.input, *config.output)):
@@ -109,7 +109,7 @@ def _notes_of_optimization(policy: Any) -> Iterator[str]:
     ]
     others += [accelerator.name for accelerator in accelerators.gpu_execution_accelerator]
     if others:
-        yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
+        yield f"execution_accelerators {', '.join(others)} are not used: the engine runs without them"
     if any(
         item.parameters for item in (*accelerators.cpu_execution_accelerator, *accelerators.gpu_execution_accelerator)
     ):
@@ -117,8 +117,8 @@ def _notes_of_optimization(policy: Any) -> Iterator[str]:
     for name, instead in (
         ("priority", "all models of a server share its cores alike"),
         ("cuda", "graphs and precision on a device are those of the profile"),
-        ("input_pinned_memory", "rows lie in the server's own memory"),
-        ("output_pinned_memory", "rows lie in the server's own memory"),
+        ("input_pinned_memory", "rows are in the server's own memory"),
+        ("output_pinned_memory", "rows are in the server's own memory"),
         ("gather_kernel_buffer_threshold", "bodies are received into rows"),
         ("eager_batching", "a body is received into its row before its batch is formed"),
     ):
@@ -131,7 +131,7 @@ def _notes_of_batching(policy: Any, most: int) -> Iterator[str]:
         sizes = list(policy.preferred_batch_size)
         yield f"preferred_batch_size {sizes} is not used: a batch leaves when the learned cost of its size says so"
     if policy.preserve_ordering:
-        yield "preserve_ordering is not used: batches of several instances may end in another order"
+        yield "preserve_ordering is not used: batches of several instances may finish in another order"
     levels, default = policy.priority_levels, policy.default_priority_level
     if (levels or default) and default != levels:
         yield f"default_priority_level {default} is not used: requests without a priority have {_DEFAULT_PRIORITY}"

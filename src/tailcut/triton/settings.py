@@ -1,7 +1,7 @@
-"""What a configuration means here: settings of a profile. Pure.
+"""Translates a configuration into the settings of a profile. Pure.
 
 A repository is written for another server. Options that Tailcut has are applied; for options that it handles
-differently, one line says how (`notes.py`); options that would change outputs (optional inputs, sequences, decoupled
+differently, a note says how (`notes.py`); options that would change outputs (optional inputs, sequences, decoupled
 models) are refused.
 """
 
@@ -36,28 +36,28 @@ _ENGINES = {
     "pytorch_libtorch": "torch",
     "torch_aoti": "torch",
 }
-_LEVELS: dict[int, dict[str, str]] = {  # of graph optimisation: the numbers of Triton's onnxruntime backend
+_LEVELS: dict[int, dict[str, str]] = {  # optimization.graph.level of Triton's onnxruntime backend
     -1: {"graph": "basic"},
     1: {"layout": "plain"},  # extended, which is all but the blocked layout
     2: {"graph": "off"},
 }
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS", "CPU_THREADS_NUM", "TF_NUM_INTRA_THREADS")
 _INSTANCES = ("NUM_STREAMS", "CPU_THROUGHPUT_STREAMS")
-_SWITCH = {"0": False, "false": False, "off": False, "1": True, "true": True, "on": True}  # in any case
+_SWITCH = {"0": False, "false": False, "off": False, "1": True, "true": True, "on": True}  # case-insensitive
 _INDEXED = re.compile(r"__\d+\Z")
 _TEXT = {DType.BYTES: "STRING"}
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigReading:
-    """What a configuration says.
+    """A translated configuration.
 
     Args:
-        settings: of a profile.
-        samples: kinds of requests to warm up with.
-        max_batch_size: the largest batch; None where the configuration leaves it open.
-        queue_rows: that may wait; None where the configuration does not say.
-        is_fixed: whether it says how the model is computed, so that nothing is measured.
+        settings: settings for a profile.
+        samples: requests to warm up with.
+        max_batch_size: the largest batch; None if the configuration does not set it.
+        queue_rows: how many rows may queue; None if the configuration does not say.
+        is_fixed: whether it sets how the model is computed, so that nothing is measured.
         notes: a line for each field that means something else here.
     """
 
@@ -70,10 +70,10 @@ class ConfigReading:
 
 
 def check_backend(config: Any) -> None:
-    """Raise for a model whose files no engine here reads, before one looks for them.
+    """Check that some engine reads the files of the model's backend, before the files are looked for.
 
     Raises:
-        UnsupportedError: the configuration names such a backend or platform.
+        UnsupportedError: the configuration names a backend or platform without such an engine.
     """
     wanted = config.backend or config.platform
     if wanted and wanted not in _ENGINES:
@@ -84,28 +84,28 @@ def check_backend(config: Any) -> None:
 
 
 def engine_of(config: Any, able: Sequence[str]) -> str:
-    """The engine for a file that these engines compute, of a configuration that `check_backend` admits."""
+    """Choose among the engines that can compute a file, for a configuration that passed `check_backend`."""
     accelerators = [
         accelerator.name for accelerator in config.optimization.execution_accelerators.cpu_execution_accelerator
     ]
     if "openvino" in accelerators and "openvino" in able:
         return "openvino"
-    usual = next(filter(is_installed, able), able[0])  # opening it says what to install
+    usual = next(filter(is_installed, able), able[0])  # opening the engine tells what to install
     name = _ENGINES.get(config.backend or config.platform, usual)
     return name if name in able else usual
 
 
 def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[str, ...] = ()) -> ConfigReading:
-    """The settings for a model.
+    """Translate a model's configuration.
 
     Args:
         config: the message of `config.pbtxt`.
         spec: the model's own signature.
-        engine: that computes it.
-        signature: where it is declared by the configuration, as `declared_signature` has it.
+        engine: name of the engine that computes it.
+        signature: the result of `declared_signature` if the file has no signature of its own.
 
     Raises:
-        UnsupportedError: the configuration does not fit the model, or asks for what is not served.
+        UnsupportedError: the configuration does not match the model, or asks for something that is not served.
     """
     refuse(config)
     batched = config.max_batch_size > 0
@@ -134,7 +134,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         Settings(engine=options, batching=batching),
         samples,
         config.max_batch_size or None,
-        waiting * max(1, config.max_batch_size) or None,  # of requests, none of which has more rows
+        waiting * max(1, config.max_batch_size) or None,  # it counts requests, of max_batch_size rows at most
         fixed or bool(delay_us),
         (
             *unused,
@@ -146,7 +146,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
 
 
 def declared_signature(config: Any) -> tuple[str, ...]:
-    """The inputs and outputs that a configuration lists, for a file that does not say its own: in their order.
+    """The inputs and outputs that a configuration lists, in order, for a file that does not contain its own signature.
 
     Names of the form NAME__INDEX are ordered by their index, as Triton does for TorchScript; else they are in the order
     of the configuration. The module takes them in this order, unless they are named after its parameters.
@@ -163,10 +163,10 @@ def declared_signature(config: Any) -> tuple[str, ...]:
 
 
 def _rows(config: Any, *, batchable: bool) -> tuple[RowsSetting, tuple[str, ...]]:
-    """Whether rows are independent, and a line where dynamic batching is not used.
+    """Whether rows are independent, and a note if dynamic batching is not used.
 
-    It is the user's word that they are, also where the size of a batch is left to the model, as Triton completes it for
-    a model whose first axes are free. Without a batch, requests run whole.
+    Dynamic batching is the user's statement that rows are independent, even if the batch size is left out, which Triton
+    then completes for a model whose first axes are free. Without a batch dimension, requests are computed whole.
     """
     dynamic = config.HasField("dynamic_batching")
     if config.max_batch_size > 0:
@@ -181,10 +181,10 @@ def _rows(config: Any, *, batchable: bool) -> tuple[RowsSetting, tuple[str, ...]
 
 
 def refuse(config: Any) -> None:
-    """Raise for what would change answers.
+    """Refuse a configuration whose options, if ignored, would change answers.
 
     Raises:
-        UnsupportedError: the configuration asks for it.
+        UnsupportedError: the configuration has such an option.
     """
     if config.max_batch_size < 0:
         raise UnsupportedError(f"max_batch_size is {config.max_batch_size}, must be 0 or more")
@@ -203,19 +203,23 @@ def refuse(config: Any) -> None:
 
 
 def _outputs(config: Any, spec: ModelSpec) -> tuple[str, ...]:
-    """The outputs that are listed, where they are fewer than the model's."""
+    """The names of the listed outputs if they are fewer than the model's; else empty."""
     kept = tuple(tensor.name for tensor in _kept(config, spec))
     return kept if len(kept) < len(spec.outputs) else ()
 
 
 def _kept(config: Any, spec: ModelSpec) -> Sequence[TensorSpec]:
-    """The model's outputs that are listed; all of them where none is."""
+    """The model's outputs that are listed; all of them if none is."""
     listed = {tensor.name for tensor in config.output}
     return [tensor for tensor in spec.outputs if tensor.name in listed] if listed else spec.outputs
 
 
 def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Literal["input", "output"], Any, TensorSpec]]:
-    """Yield each tensor of the configuration with that of the model."""
+    """Yield each tensor of the configuration with the model's.
+
+    Raises:
+        UnsupportedError: the model has no such tensor or another type, or an input is missing.
+    """
     kind: Literal["input", "output"]
     for kind, listed, there in (("input", config.input, spec.inputs), ("output", config.output, spec.outputs)):
         known = {tensor.name: tensor for tensor in there}
@@ -234,9 +238,12 @@ def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Literal["input", "ou
 
 
 def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshape]:
-    """Yield how clients see tensors otherwise than the model, and check all others.
+    """Yield the tensors whose shape differs between clients and the model, and check all others.
 
-    An output whose size the model leaves open has that of the configuration: for those who read the metadata.
+    An output with a free size has the size of the configuration, for clients that read the metadata.
+
+    Raises:
+        UnsupportedError: a shape does not match the model's.
     """
     first = [-1] if batched else []
     shared = {*spec.input_names} & {*spec.output_names}
@@ -259,7 +266,7 @@ def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshap
 
 
 def _fixed_dims(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[str]:
-    """Yield free dimensions of the inputs that have one size in the configuration."""
+    """Yield the free dimensions of inputs that the configuration fixes, such as `x:1=128`."""
     known = {tensor.name: tensor for tensor in spec.inputs}
     for tensor in config.input:
         dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
@@ -269,7 +276,7 @@ def _fixed_dims(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[str]
 
 
 def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions, bool]:
-    """The options with threads, instances and optimisation; whether anything of how it is computed is said."""
+    """The options with threads, instances and graph optimisation, and whether threads or instances are set."""
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     changes: dict[str, Any] = {}
     threads = next((parameters[name] for name in _THREADS if parameters.get(name, "").isdecimal()), "")
@@ -277,7 +284,7 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
     count = sum(max(1, group.count) for group in config.instance_group)
     if count > 1 or streams:
         changes["instances"] = max(1, count, int(streams or 1))
-    if threads and int(threads):  # openvino's number is of all streams together
+    if threads and int(threads):  # openvino's number is for all streams together
         shared = changes.get("instances", 1) if options.name == "openvino" else 1
         changes["threads"] = max(1, int(threads) // shared)
     fixed = bool(changes)
@@ -290,7 +297,7 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
 
 
 def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
-    """Yield a line for each of its settings that cannot be applied."""
+    """Yield a note for each engine setting that cannot be applied."""
     wanted = config.backend or config.platform
     accelerators = [
         accelerator.name for accelerator in config.optimization.execution_accelerators.cpu_execution_accelerator
@@ -313,11 +320,11 @@ def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
     if arena is not None and engine != "onnxruntime":
         yield f"parameter enable_mem_arena {arena!r} is not used: {engine} has no such arena"
     elif arena is not None and arena.lower() not in _SWITCH:
-        yield f"parameter enable_mem_arena {arena!r} is not used: it is none of {', '.join(_SWITCH)}; there is an arena"
+        yield f"parameter enable_mem_arena {arena!r} is not used: it is none of {', '.join(_SWITCH)}; the arena is on"
 
 
 def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[SampleRequest, ...], list[str]]:
-    """A request for each entry of model_warmup; a line for each that the model would refuse."""
+    """A request for each entry of model_warmup, and a note for each entry that the model would refuse."""
     first = [ROWS] if batched else []
     listed = {tensor.name: tensor for tensor in config.input}
     samples, unfit = [], []
@@ -335,7 +342,7 @@ def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[Samp
 
 
 def _why_unfit(warmup: Any, spec: ModelSpec, listed: Mapping[str, Any], rows: list[int]) -> str:
-    """Why the model would refuse a request of an entry of model_warmup; "" where it takes it."""
+    """Why the model would refuse the request of an entry of model_warmup; "" if it accepts it."""
     for tensor in spec.inputs:
         if tensor.name not in warmup.inputs:
             return f"it has no input {tensor.name!r}"
@@ -344,21 +351,21 @@ def _why_unfit(warmup: Any, spec: ModelSpec, listed: Mapping[str, Any], rows: li
         if given.data_type and type_of(given) != wanted:
             return f"its input {tensor.name!r} is {type_of(given)}, and the model takes {wanted}"
         dims = list(given.dims)
-        if not _takes(listed.get(tensor.name), tensor, dims, rows):
+        if not _accepts(listed.get(tensor.name), tensor, dims, rows):
             return f"the model does not take input {tensor.name!r} with dims {dims}"
     return ""
 
 
 def _filled(tensor: TensorSpec, given: Any, first: list[int]) -> SampleInput:
-    """How an input of model_warmup is filled."""
+    """How to fill an input of model_warmup."""
     values: Values = "numerals" if tensor.dtype is DType.BYTES else "constant"
     if given.random_data and values == "constant":
         values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
     return SampleInput(shape=tuple(first + list(given.dims)), values=values, high=2 if values == "integers" else 1)
 
 
-def _takes(listed: Any | None, tensor: TensorSpec, dims: list[int], rows: list[int]) -> bool:
-    """Whether clients may send an input of these dims: by the configuration where it lists the input, and the model."""
+def _accepts(listed: Any | None, tensor: TensorSpec, dims: list[int], rows: list[int]) -> bool:
+    """Whether clients may send an input of these dims, by the configuration (if it lists the input) and the model."""
     if min(dims, default=0) < 0:
         return False
     if listed is not None:

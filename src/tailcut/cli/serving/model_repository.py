@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.server.load_failures import FailedModel
     from tailcut.server.served_model import ServedModel
-    from tailcut.triton.library import Library, Wishes
+    from tailcut.triton.library import Library, Overrides
 
 _log = logging.getLogger("tailcut")
 
@@ -101,12 +101,12 @@ class RepositoryStarted:
     poll_s: float = 0.0
 
 
-def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> RepositoryStarted:
+def start_library(start: RepositoryStart, overrides: "Callable[[], Overrides]") -> RepositoryStarted:
     """Load the models to serve at the start: all of them, or with mode explicit those that are named.
 
     Args:
         start: the options of the repository.
-        wishes: returns the options that apply to all models; called only if there is a repository.
+        overrides: returns the options that apply to all models; called only if there is a repository.
 
     Raises:
         UsageError: the folder is not a repository, it does not have a named model, or no model could be loaded.
@@ -119,7 +119,7 @@ def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> Rep
     from tailcut.server.load_failures import log_failure
     from tailcut.triton.library import Library
 
-    library = ServedLibrary(Library(start.repository.absolute(), wishes()), start.limit_ns)
+    library = ServedLibrary(Library(start.repository.absolute(), overrides()), start.limit_ns)
     names = _names(start, library.names())
     models: list[ServedModel] = []
     failed: dict[str, FailedModel] = {}
@@ -135,11 +135,11 @@ def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> Rep
     return RepositoryStarted(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
 
 
-def wishes_of(reader: "SourceReader", limits: "Limits", *, queue: int | None, measures: bool) -> "Wishes":
+def overrides_of(reader: "SourceReader", limits: "Limits", *, queue: int | None, measures: bool) -> "Overrides":
     """The command-line options that apply to every model of a repository, as to every SOURCE."""
-    from tailcut.triton.library import Wishes
+    from tailcut.triton.library import Overrides
 
-    return Wishes(
+    return Overrides(
         limits,
         None if reader.batching is None else reader.batching.value,
         measures=measures,
