@@ -170,7 +170,7 @@ def cost_of(model: Model, sizes: Sequence[int]) -> dict[int, float]:
 
 
 def saturated(model: Model, seconds: float) -> float:
-    """Rows a second with 64 always waiting."""
+    """Rows per second with 64 requests always waiting."""
     gate = threading.Semaphore(64)
     done = [0]
 

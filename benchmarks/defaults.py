@@ -8,7 +8,7 @@ the other and stay up; Tailcut's compiled load generator asks them in turns, clo
 cores, with one number of connections after the other, as many rounds as there is time for: `--seconds` is shared out
 among the models.
 
-A cell has requests a second (median of the rounds), p50 and p99 in milliseconds (all rounds; a p99 needs 459 answers)
+A cell has requests per second (median of the rounds), p50 and p99 in milliseconds (all rounds; a p99 needs 459 answers)
 and the server's CPU time for a request in microseconds. Ratios are medians of each round's own, with the least and the
 largest: on a machine with other work, read those. `start` is the time from the command to the ready line.
 """
@@ -106,7 +106,7 @@ def serving(label: str, model: Path) -> Iterator[tuple[LoadTarget, int]]:
 
 
 def turn(target: LoadTarget, pid: int, name: str, connections: int) -> tuple[float, float, np.ndarray]:
-    """Requests a second, CPU microseconds of a request, and latencies; none may fail."""
+    """Requests per second, CPU microseconds per request, and latencies; no request may fail."""
     inputs = inputs_of(name)
     payloads = [infer_payload(target, name, inputs, "raw" if len(inputs) == 1 else "binary")]
     seconds = SECONDS.get(name, TURN_S)

@@ -60,7 +60,7 @@ def target_of(address: dict, wire: str) -> LoadTarget:
 
 
 def load(target: LoadTarget, pid: int, wire: str, name: str, size: tuple[int, float]) -> Cell:
-    """Requests a second, p50 in microseconds, and the server's CPU microseconds for a request."""
+    """Requests per second, p50 in microseconds, and the server's CPU microseconds per request."""
     connections, seconds = size
     x = np.random.default_rng(0).standard_normal((1, LAYERS[name][0])).astype(np.float32)
     payloads = [infer_payload(target, name, {"x": x}, "binary" if wire == "grpc" else wire)]
@@ -90,7 +90,7 @@ def alone(model: Path, name: str) -> float:
 def measure(name: str, args: argparse.Namespace) -> None:
     model = make(name, BUILD / "models")
     took = alone(model, name)
-    print(f"\n{name}: onnxruntime alone takes {took:.0f} us a request, {1e6 / took:,.0f} a second")
+    print(f"\n{name}: onnxruntime alone takes {took:.0f} us per request, {1e6 / took:,.0f} per second")
     cells: dict[tuple[str, str, int], list[Cell]] = {}
     wires = args.wires.split(",")
     for _ in range(args.rounds):

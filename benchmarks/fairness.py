@@ -102,8 +102,8 @@ def wide() -> Path:
     return path if path.exists() else perceptron(path, WIDTHS)
 
 
-def beside(engine: EngineOptions, *, busy: bool, seconds: float, seed: int) -> tuple[np.ndarray, float]:
-    """The light model's latencies, and the heavy one's rows a second."""
+def light_beside_heavy(engine: EngineOptions, *, busy: bool, seconds: float, seed: int) -> tuple[np.ndarray, float]:
+    """The light model's latencies, and the heavy one's rows per second."""
     light_engine = EngineOptions(threads=1)
     with (
         opened(wide(), engine, 16) as heavy,
@@ -116,7 +116,7 @@ def beside(engine: EngineOptions, *, busy: bool, seconds: float, seed: int) -> t
 
 
 def rivals(engine: EngineOptions, seconds: float) -> tuple[float, float]:
-    """Rows a second of two heavy models, with batches of 16 and of 4."""
+    """Rows per second of two heavy models, with batches of 16 and of 4."""
     with (
         opened(wide(), engine, 16) as first,
         opened(wide(), engine, 4) as second,
@@ -139,7 +139,7 @@ def main() -> None:
     result: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in cells}
     for number in range(args.rounds):
         for name, (engine, busy) in cells.items():
-            result[name].append(beside(engine, busy=busy, seconds=args.seconds, seed=number))
+            result[name].append(light_beside_heavy(engine, busy=busy, seconds=args.seconds, seed=number))
     print(f"{'':28s}light p50 ms{'p99 ms (99 % interval)':>28s}   max ms   heavy rows/s (rounds)")
     for name, runs in result.items():
         joined = np.concatenate([latencies for latencies, _ in runs]) * 1e3

@@ -125,7 +125,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 async def load(port: int, concurrency: int, seconds: float, pid: int) -> tuple[float, float, float, float]:
-    """Calls a second, p50 and p99 in microseconds, and the server's CPU time for a call in microseconds."""
+    """Calls per second, p50 and p99 in microseconds, and the server's CPU time per call in microseconds."""
     request, answer, _ = METHODS["ModelInfer"]
     message = infer_message()
     took: list[int] = []
@@ -225,7 +225,7 @@ class PreparedCalls(asyncio.Protocol):
 
 
 async def ask_prepared(port: int, calls: list[bytes], concurrency: int, pid: int) -> tuple[float, float]:
-    """Calls a second, and the server's CPU time for a call in microseconds."""
+    """Calls per second, and the server's CPU time per call in microseconds."""
     began, began_cpu_s = time.perf_counter(), cpu_seconds(pid)
     connected = await asyncio.get_running_loop().create_connection(
         lambda: PreparedCalls(calls, concurrency), "127.0.0.1", port

@@ -66,10 +66,17 @@ def cpu_ns(pid: int) -> int:
 
 @contextmanager
 def watcher(port: int) -> Iterator[None]:
-    """A client that reads the stream on a thread; it is there from the first event on."""
+    """A client that reads the stream on a thread, from its first view on: joining and the doctor's checks are over."""
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(WATCH)
-        sock.recv(65536)
+        sock.settimeout(30)
+        data = b""
+        while not all(event in data for event in (b"event: view\n", b"event: findings\n")):
+            piece = sock.recv(65536)
+            if not piece:
+                raise SystemExit("the server closed the stream before its first view")
+            data += piece
+        sock.settimeout(None)
 
         def read() -> None:
             with suppress(OSError):
@@ -147,13 +154,12 @@ def block(pid: int, seconds: float) -> float:
 
 
 def measure(pid: int, port: int, pairs: int, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """The shares without and with a watcher, in turns; what joining costs is before the block."""
+    """The shares without and with a watcher, alternately; what joining costs is before the block."""
     alone, watched = np.empty(pairs), np.empty(pairs)
     block(pid, 1.0)
     for number in range(pairs):
         alone[number] = block(pid, seconds)
         with watcher(port):
-            time.sleep(1.5)
             watched[number] = block(pid, seconds)
     return alone, watched
 

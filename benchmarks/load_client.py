@@ -2,7 +2,7 @@
 
     python benchmarks/load_client.py [--seconds 10] [--rounds 3]
 
-First, time in an M/D/1 queue of 4 ms at 50, 60 and 70 % load, beside Erlang's formula. Then requests a second and p50
+First, time in an M/D/1 queue of 4 ms at 50, 60 and 70 % load, beside Erlang's formula. Then requests per second and p50
 of the same servers, a bare echo and a Tailcut server, as `tailcut bench` and wrk (Debian package `wrk`) see them, in
 turns; of the latter also as perf_analyzer sees it, where that can be had (the wheel tritonclient 2.51.0 carries it; it
 wants the wheel nvidia-cuda-runtime-cu12 and Debian's libb64-0d), else a line says why not. Last, how many requests a
@@ -103,7 +103,7 @@ def queue(seconds: float) -> None:
 
 
 def wrk(url: str, connections: int, seconds: float) -> tuple[float, float]:
-    """Requests a second and p50 in microseconds."""
+    """Requests per second and p50 in microseconds."""
     script = BUILD / "post.lua"
     script.write_text(
         'wrk.method = "POST"\nwrk.body = string.rep("\\0", tonumber(os.getenv("BODY_BYTES")))\n'
@@ -156,7 +156,7 @@ def library(binary: Path) -> dict[str, str]:
 
 
 def triton(binary: Path, target: LoadTarget, connections: int, seconds: float) -> tuple[float, float]:
-    """perf_analyzer's requests a second and p50 in microseconds, in its own binary form of requests."""
+    """perf_analyzer's requests per second and p50 in microseconds, with its own binary requests."""
     table = BUILD / "perf_analyzer.csv"
     table.unlink(missing_ok=True)
     command = [binary, "-m", "digits", "-u", target.authority, "-b", "1", "--shape", "image:1,8,8"]
@@ -191,7 +191,7 @@ def side_by_side(seconds: float, rounds: int) -> None:
         model = LoadTarget(port=json.loads(first_line(served))["port"])
         path = "/v2/models/digits/infer"
         for name, target, place in (("bare echo", bare, "/"), ("tailcut serve, digits", model, path)):
-            print(f"\n{name}: requests a second and p50 in us; medians of {rounds} turns")
+            print(f"\n{name}: requests per second and p50 in us; medians of {rounds} turns")
             ways = {"tailcut bench": lambda c, t=target, p=place: ours(t, p, c, seconds)}
             if shutil.which("wrk"):
                 ways["wrk, 1 thread"] = lambda c, t=target, p=place: wrk(f"http://{t.authority}{p}", c, seconds)

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def peak_gflops() -> float:
-    """Multiply-adds a second of one core, in GFLOP/s: the best of 20 runs of some milliseconds."""
+    """Multiply-adds per second of one core, in GFLOP/s: the best of 20 runs of some milliseconds."""
     values, factor, term = np.ones(CHAIN_VALUES, np.float32), np.float32(0.5), np.float32(0.5)
     compiled.multiply_add_chains(values, factor, term, 1)
     best = min(seconds(lambda: compiled.multiply_add_chains(values, factor, term, PEAK_ROUNDS)) for _ in range(20))

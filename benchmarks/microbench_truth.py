@@ -49,7 +49,7 @@ class Timer:
         return self.now
 
     def function(self, draw: Draw, *, scale: float = 1.0, drift: float = 0.0) -> Callable[[], None]:
-        """A function of such times; `drift` lets everything grow slower by that share in a second of the clock."""
+        """A function with such times; `drift` makes everything slower by that share per second of the clock."""
         times = self._times(draw)
 
         def call() -> None:

@@ -45,7 +45,7 @@ LIMITS = {"goodput": 90.0, "slope": 1.0}  # % of the peak; MiB a minute over the
 
 @dataclass
 class Watch:
-    """Resident memory of a process, looked at four times a second, and what its threads have run."""
+    """Resident memory of a process, sampled four times per second, and the CPU time of its threads."""
 
     pid: int
     began_s: float

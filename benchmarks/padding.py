@@ -4,8 +4,8 @@
 
 The same sentences (lengths 8 to 96, as many short as long) go through two encoders: that of `reference_models.py`,
 which is bound by its arithmetic, and one of two layers 64 wide, which is bound by the calls. 32 are queued at a time,
-one engine thread; rows a second and the ratio, medians over the waves with 99 % intervals, contestants in turns wave by
-wave:
+one engine thread; rows per second and the ratio, medians over the waves with 99 % intervals, contestants in turns wave
+by wave:
 
 alone         one call a request at its own length: no batching at all
 own length    batches of requests that happen to have the same length: what a server does that does not pad
@@ -151,7 +151,7 @@ def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> N
     print(f"{path.stem}: sentences of 8 to 96 tokens, {WAVE} at a time in batches of up to {BATCH}")
     base = np.array(result["own length"])
     for name, took in result.items():
-        ratio = median_ratio_interval(base, np.array(took))  # rows a second are the time turned over
+        ratio = median_ratio_interval(base, np.array(took))  # rows per second are the reciprocal of the time
         print(
             f"{name:12s}{WAVE / np.median(took):8.1f} rows/s{ratio.point:7.2f} ({ratio.low:.2f} to {ratio.high:.2f}) "
             f"of own length",

@@ -131,7 +131,7 @@ def servers(python: str, folder: Path) -> list[Server]:
 
 
 def measure(server: Server, folder: Path, seconds: float) -> dict[int, tuple[float, float, float]]:
-    """For each concurrency: requests a second, p50 and p99 in ms."""
+    """For each concurrency: requests per second, p50 and p99 in ms."""
     variables = os.environ | {"PEER_FOLDER": str(folder), "PEER_PORT": str(PORT), "BENTOML_DO_NOT_TRACK": "1"}
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(server.command, env=variables, stdout=log, stderr=log, start_new_session=True)

@@ -155,6 +155,8 @@ listen in
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 time.sleep(0.05)
+            else:
+                raise SystemExit("haproxy does not listen")
             yield port
 
 

@@ -95,9 +95,10 @@ class Calls:
             self.done.append((self.now, right))
 
 
-def until(true: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition, or exit."""
     end = time.monotonic() + LIMIT_S
-    while not true():
+    while not condition():
         if time.monotonic() > end:
             raise SystemExit(f"{what}: not within {LIMIT_S:g} s")
         time.sleep(0.1)

@@ -256,6 +256,8 @@ def balancer(ray_address: str) -> Iterator[tuple[int, int]]:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5):
                 break
             time.sleep(0.2)
+        else:
+            raise SystemExit(f"tailcut ray haproxy: not ready within {READY_S:g} s")
         yield port, process.pid
     finally:
         process.send_signal(signal.SIGTERM)

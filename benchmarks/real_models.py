@@ -9,7 +9,7 @@
 | rows | what Tailcut found out about the model's rows, and by what |
 | alone | each request asked alone in process, compared with onnxruntime's own answer |
 | together | the same requests from `--clients` connections at once, through `tailcut serve` |
-| req/s | answers a second of that run: Python's client, so it compares rows of this table only |
+| req/s | answers per second of that run: Python's client, so it compares rows of this table only |
 | tuned | `tailcut tune` without data, then its profile served and asked together |
 | tuned, data | likewise, with the requests as `--data` |
 
@@ -156,7 +156,7 @@ def serving(*sources: Path) -> Iterator[tuple[str, Path]]:
 def together(  # noqa: PLR0913, PLR0917  a run is its parameters
     url: str, model: str, requests: Sequence[Feeds], truth: Answers, arguments: argparse.Namespace, rtol: float
 ) -> tuple[str, float]:
-    """Ask from many connections at once; every answer is compared. The cell, and answers a second."""
+    """Send requests from many connections at once and compare every answer; the cell, and answers per second."""
     total = arguments.requests
     answers: list[dict[str, np.ndarray] | Exception | None] = [None] * total
     numbers = iter(range(total))

@@ -127,7 +127,7 @@ def running(command: list[str], source: Path | None) -> Iterator[tuple[psutil.Pr
 
 
 def measure(process: psutil.Process, port: int, request: Path, seconds: float) -> tuple[float, float, float]:
-    """Requests a second, and microseconds of user and system CPU a request."""
+    """Requests per second, and microseconds of user and system CPU per request."""
     client = [sys.executable, "-c", CLIENT, str(port), str(request)]
     subprocess.run([*client, "0.3"], check=True, capture_output=True)
     before = process.cpu_times()

@@ -1,4 +1,4 @@
-"""Requests a second and latency of a served model, beside a bare echo and mosec, from one run on one machine.
+"""Requests per second and latency of a served model, beside a bare echo and mosec, from one run on one machine.
 
     python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec] [--no-fast-path]
         [--connections 1,32,128]
@@ -126,7 +126,7 @@ def json_body(name: str) -> Path:
 def wrk(  # noqa: PLR0913, PLR0917  what a client is
     url: str, client: str, name: str, body_bytes: int, connections: int, seconds: float
 ) -> tuple[float, float, float, int]:
-    """Requests a second, p50 and p99 in microseconds, and failed requests."""
+    """Requests per second, p50 and p99 in microseconds, and failed requests."""
     script = BUILD / "client.lua"
     script.write_text(CLIENTS[client])
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script), url]
@@ -169,23 +169,24 @@ def echo(body_bytes: int) -> Iterator[str]:
 
 
 @contextmanager
-def mosec(model: Path, config: tuple[int, int, int, int], port: int) -> Iterator[str]:
+def mosec(model: Path, config: tuple[int, int, int, int], port: int, body: bytes) -> Iterator[str]:
+    """A mosec server that answers this body: its workers load behind the open port."""
     workers, batch, wait_ms, threads = config
     env = {"PEER_MODEL": str(model), "PEER_WORKERS": str(workers), "PEER_BATCH": str(batch)}
     env |= {"PEER_WAIT_MS": str(wait_ms), "PEER_THREADS": str(threads)}
     python = BUILD / "peers" / "mosec" / "bin" / "python"
     command = [str(python), str(HERE / "peers" / "mosec_server.py"), "--address", "127.0.0.1", "--port", str(port)]
     with running(command, env) as child:
-        for _ in range(200):
+        url, end = f"http://127.0.0.1:{port}/inference", time.monotonic() + 30
+        while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1).close()
+                urllib.request.urlopen(url, body, timeout=10).close()
                 break
             except OSError:
+                if child.poll() is not None or time.monotonic() > end:
+                    raise SystemExit("mosec did not start") from None
                 time.sleep(0.05)
-            if child.poll() is not None:
-                raise SystemExit("mosec did not start")
-        time.sleep(1)  # its workers load behind the open port
-        yield f"http://127.0.0.1:{port}/inference"
+        yield url
 
 
 def install_mosec() -> None:
@@ -242,7 +243,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
         install_mosec()
         for number, (label, config) in enumerate(MOSEC.items()):
             contestants[label + ", identical heads"] = lambda config=config, number=number: mosec(
-                model, config, 18100 + number
+                model, config, 18100 + number, bytes(body_bytes)
             )
     cells: dict[tuple[str, int], list[tuple[float, float, float, int]]] = {}
     for round_number in range(args.rounds):

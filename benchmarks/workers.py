@@ -1,4 +1,4 @@
-"""What a second worker process brings: requests a second and latency with 1 and 2 workers, and how connections spread.
+"""What a second worker process brings: requests per second and latency, and how connections spread over the workers.
 
     python benchmarks/workers.py [--models tiny,ranker] [--seconds 3] [--rounds 3] [--connections 128]
 

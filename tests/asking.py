@@ -1,4 +1,4 @@
-"""Threads that ask servers for as long as a `with` block runs."""
+"""Threads that send requests to servers for as long as a `with` block runs."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -8,7 +8,7 @@ from tests.servers import TIMEOUT_S
 
 
 class AskingThreads(ABC):
-    """A number of threads, each in `_ask`, which returns once `_over` is set."""
+    """Threads that each run `_ask`, which returns once `_over` is set."""
 
     def __init__(self, count: int) -> None:
         self.failed: list[object] = []
@@ -28,4 +28,4 @@ class AskingThreads(ABC):
 
     @abstractmethod
     def _ask(self, number: int) -> None:
-        """Ask, and note what fails in `failed`."""
+        """Send requests, and add failures to `failed`."""

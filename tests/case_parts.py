@@ -1,4 +1,4 @@
-"""What the cases are made of, and the comparison of an answer with the truth."""
+"""Building blocks of the cases, and the comparison of an answer with the truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ class Case:
     model: onnx.ModelProto
     requests: list[Arrays]
     batched: bool = False
-    openvino: str = ""  # why openvino cannot be asked; "" where it can
+    openvino: str = ""  # why openvino cannot compute it; "" if it can
 
     def truths(self) -> list[Arrays | None]:
-        """What onnxruntime answers to each request alone; None where it refuses."""
+        """onnxruntime's answer to each request alone; None if it refuses the request."""
         options = ort.SessionOptions()
         options.log_severity_level = 4
         session = ort.InferenceSession(self.model.SerializeToString(), options, ["CPUExecutionProvider"])
@@ -39,7 +39,7 @@ class Case:
 
 
 def check_same(got: Arrays, want: Arrays) -> None:
-    """Equal but for rounding, shapes and dtypes included."""
+    """Check that two answers are equal except for rounding, shapes and dtypes included."""
     assert set(got) == set(want)
     for name, array in want.items():
         assert got[name].shape == array.shape
@@ -55,7 +55,7 @@ def check_same(got: Arrays, want: Arrays) -> None:
 
 
 def save_all(folder: Path, cases: dict[str, Case]) -> None:
-    """Each as NAME.onnx."""
+    """Save each case as NAME.onnx."""
     for name, case in cases.items():
         onnx.save(case.model, folder / f"{name}.onnx")
 

@@ -1,7 +1,7 @@
-"""Models whose rows belong together, and some whose rows do not though their names are strange, with requests to ask.
+"""Models with dependent rows, and some with independent rows but unusual axis names, with requests for them.
 
-The truth for a request is onnxruntime's own answer to that request alone. Whatever else is asked at the same time, and
-through whichever way in, the answer must equal it.
+The truth for a request is onnxruntime's own answer to that request alone. The served answer must equal it, whatever
+other requests come at the same time and over whichever protocol.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def softmax_over_rows() -> Case:
 
 
 def statistics_of_the_batch() -> Case:
-    """What a normalisation layer does that was exported in training mode."""
+    """A normalisation layer that was exported in training mode."""
     nodes = [
         _node("ReduceMean", ["x"], ["mean"], axes=[0]),
         _node("Sub", ["x", "mean"], ["d"]),
@@ -220,7 +220,7 @@ def distinct() -> Case:
 
 
 def unknown_names() -> Case:
-    """As TensorFlow's converter calls its axes."""
+    """Axes as named by TensorFlow's converter."""
     return _independent("serving_default_x:0", ["unk__1", 4], ["unk__2", 3])
 
 
@@ -229,7 +229,7 @@ def unnamed_axes() -> Case:
 
 
 def every_axis_another_name() -> Case:
-    """As Paddle's exporter calls them."""
+    """Axes as named by Paddle's exporter."""
     return _independent("x", ["DynamicDimension.0", 4], ["DynamicDimension.7", 3])
 
 

@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry traces for tests: OTLP over HTTP, its messages read by OpenTelemetry's own protobuf."""
+"""A collector of OpenTelemetry traces for tests: OTLP over HTTP, decoded with OpenTelemetry's own protobuf."""
 
 import gzip
 import threading
@@ -33,17 +33,17 @@ class Span:
 
     @property
     def key(self) -> tuple[str, str]:
-        """How links name it."""
+        """The ids by which links refer to it."""
         return self.trace_id, self.span_id
 
 
 @dataclass
 class Collector:
-    """Where it listens, and what has come."""
+    """Where the collector listens, and what it has received."""
 
     url: str = ""
-    status: int = 200  # that it answers
-    answer: bytes = b""  # its body
+    status: int = 200  # of its answers
+    answer: bytes = b""  # body of its answers
     posts: int = 0
     paths: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)  # of the last post
@@ -59,7 +59,7 @@ class Collector:
             return list(self.spans)
 
     def of(self, trace_id: str, count: int = 1) -> list[Span]:
-        """The spans of a trace, once there are so many."""
+        """The spans of a trace, once there are at least this many."""
         return [span for span in self.wait(lambda spans: _of(spans, trace_id) >= count) if span.trace_id == trace_id]
 
     def batch(self, request: Span) -> Span:
@@ -71,7 +71,7 @@ class Collector:
 
 @contextmanager
 def collecting(status: int = 200, answer: bytes = b"") -> Iterator[Collector]:
-    """A collector on a free port."""
+    """Run a collector on a free port."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     collector = Collector(status=status, answer=answer)
@@ -81,7 +81,7 @@ def collecting(status: int = 200, answer: bytes = b"") -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            with collector.came:  # before the answer, after which the client may look at them
+            with collector.came:  # before the answer, since the client may look at the spans after it
                 status = collector.status
                 collector.posts += 1
                 collector.paths.add(self.path)

@@ -1,4 +1,4 @@
-"""What tests of several packages ask in the same way, and what all of them start from."""
+"""Fixtures and hooks that tests of several packages share."""
 
 import faulthandler
 import gc
@@ -17,9 +17,9 @@ os.environ.pop("COLUMNS", None)  # the line editor of the process that starts th
 
 
 def pytest_configure() -> None:
-    """SIGINT ends a command that a test starts, also where these tests run in the background and it is ignored.
+    """Have SIGINT end commands that tests start, even when the tests run in the background, where it is ignored.
 
-    Until the tests are collected there is no garbage collection: it would walk all of their modules time and again.
+    Garbage collection is off until the tests are collected: it would walk all of their modules time and again.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,23 +27,23 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the tests leave is collected as ever; their modules, which stay, are not walked for it."""
+    """Turn garbage collection on again, without walking the tests' modules, which stay."""
     gc.freeze()
     gc.enable()
 
 
 def pytest_sessionstart() -> None:
-    """A command that runs in this process leaves pytest's own handler of crashes, whose output is not captured."""
+    """Keep commands that run in this process from replacing pytest's own faulthandler."""
     faulthandler.enable = lambda *_, **__: None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem: str, sched: Any) -> None:
-    """Name at once the test that ended a process of pytest-xdist, and run only what that process had not yet run.
+    """Name at once the test that crashed a process of pytest-xdist, and run only what that process had not yet run.
 
-    Given a file of which everything has run, the next process would wait for ever.
+    With a file whose tests have all run, the next process would wait forever.
     """
-    sys.stderr.write(f"\nthe process ended in {crashitem}\n")
+    sys.stderr.write(f"\nthe process crashed in {crashitem}\n")
     for file, tests in [*sched.workqueue.items()]:
         if crashitem in tests:
             tests[crashitem] = True
@@ -53,17 +53,17 @@ def pytest_handlecrashitem(crashitem: str, sched: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """A command that runs in this process sets up logging and signals, which are not for the test after it."""
+    """Restore logging and signals, which commands that run in this process set up."""
     with logging_restored(), signals_restored():
         yield
 
 
 @pytest.fixture
 def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command says to a mistake, run in a folder and in this process: exit code 2, and nothing but one line."""
+    """Run a command with a mistake in this process; checks that it exits with 2, and returns its one line on stderr."""
     from tailcut.cli.main import main
 
-    def said(folder: Path, *arguments: str) -> str:
+    def run(folder: Path, *arguments: str) -> str:
         monkeypatch.chdir(folder)
         assert main([*arguments]) == 2
         out, err = capfd.readouterr()
@@ -72,18 +72,18 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         assert len(err.splitlines()) == 1
         return err
 
-    return said
+    return run
 
 
 @pytest.fixture
 def forked_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All servers that this process measures (`tailcut.lab.trial`) are forked, by the tests' own fork server."""
+    """Fork all servers that this process measures (`tailcut.lab.trial`) from the tests' fork server."""
     fork_trials(monkeypatch)
 
 
 @pytest.fixture
 def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans simulate a quarter of the requests, of which a hundred are beyond the 99th percentile."""
+    """Simulate a quarter of the usual requests in plans, so that a hundred are beyond the 99th percentile."""
     from tailcut.planning import search
 
     monkeypatch.setattr(search, "_FEWEST", 10_000)

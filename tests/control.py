@@ -1,7 +1,7 @@
-"""A quiet control beside a measurement: a process that only sleeps, and says how late it was woken.
+"""A control for measurements: a process that only sleeps, and reports how late it was woken.
 
-What a test measures of Tailcut is judged where the control woke in time. Where it did not, others kept the machine
-busy, and a time says nothing of Tailcut.
+A test judges a measured time only if the control woke in time. Otherwise other work kept the machine busy, and the time
+says nothing about Tailcut.
 """
 
 import subprocess
@@ -24,11 +24,11 @@ BUSY_S = 0.002
 class Control:
     """How late the control was, once its block has ended."""
 
-    late_s = 0.0  # 95 % were no later
+    late_s = 0.0  # 95th percentile
 
     @property
     def busy(self) -> bool:
-        """Whether a process that only sleeps could not be in time."""
+        """Whether the machine was too busy to wake even a sleeping process in time."""
         return self.late_s > BUSY_S
 
 

@@ -1,6 +1,6 @@
-"""How often a test repeats itself: examples of a property, seeded runs of a statistic, models of one kind.
+"""How often tests repeat themselves: examples of a property, seeded runs of a statistic, models of one kind.
 
-`make test` makes a third of what `make test-all` does, which sets THOROUGH=1; with THOROUGH=0 that makes a third, too.
+`make test-all` sets THOROUGH=1 and runs everything; `make test`, or THOROUGH=0, runs a third.
 """
 
 import os
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def runs(count: int) -> int:
-    """So many of `make test-all`."""
+    """The number of runs, given that of `make test-all`."""
     return count if THOROUGH else -(-count // 3)
 
 
 def some(cases: Mapping[str, T]) -> dict[str, T]:
-    """Those of `make test-all`: all of them; otherwise every third."""
+    """All cases with `make test-all`; otherwise every third."""
     return {name: case for index, (name, case) in enumerate(cases.items()) if THOROUGH or index % 3 == 0}

@@ -1,4 +1,4 @@
-"""Children of a test, by fork(2): each in bounded time, and its failure is the test's."""
+"""Child processes of a test, by fork(2): their time is bounded, and their failures fail the test."""
 
 import multiprocessing
 import os
@@ -6,11 +6,11 @@ import signal
 import traceback
 from collections.abc import Callable
 
-_TIME_S = 60  # for a child; one that hangs is ended by SIGALRM
+_TIME_S = 60  # for a child; SIGALRM ends one that hangs
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Do some work in a forked child, which must raise nothing; its process id."""
+    """Run a function in a forked child, which must not raise; returns its process id."""
     child = os.fork()
     if child:
         return child
@@ -19,27 +19,27 @@ def fork(work: Callable[[], object]) -> int:
         signal.alarm(_TIME_S)
         work()
         code = 0
-    except BaseException:  # noqa: BLE001  whatever it is, the child must end here
-        os.write(2, traceback.format_exc().encode())  # nothing is flushed at such an end
+    except BaseException:  # noqa: BLE001  whatever it is, the child must exit here
+        os.write(2, traceback.format_exc().encode())  # os._exit flushes nothing
     finally:
         os._exit(code)
 
 
 def succeeded(*children: int) -> bool:
-    """Wait for children; whether each has done its work."""
+    """Wait for children; whether all of them succeeded."""
     codes = [os.waitpid(child, 0)[1] for child in children]
     return not any(codes)
 
 
 def start(method: str, work: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
-    """Do some work in a child of `multiprocessing`."""
+    """Run a function in a child process of `multiprocessing`."""
     process = multiprocessing.get_context(method).Process(target=work, args=arguments)
     process.start()
     return process
 
 
 def ended_well(*processes: multiprocessing.process.BaseProcess) -> bool:
-    """Wait for such children; whether each has done its work in time."""
+    """Wait for such children; whether all of them succeeded in time."""
     for process in processes:
         process.join(_TIME_S)
         if process.is_alive():

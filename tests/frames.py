@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 as a client sends and reads them, made here by hand so that tests share no code with the server."""
+"""HTTP/2 frames as a client sends and reads them, made by hand so that tests share no code with the server."""
 
 import socket
 from collections.abc import Iterator
@@ -29,13 +29,13 @@ HELLO = PREFACE + settings()
 
 
 def fields(path: str = "/a", **more: str) -> list[tuple[str, str]]:
-    """A gRPC request's fields; names with _ for -."""
+    """A gRPC request's header fields; `_` in names stands for `-`."""
     first = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"), ("te", "trailers")]
     return first + [("content-type", "application/grpc")] + [(k.replace("_", "-"), v) for k, v in more.items()]
 
 
 def literal(*pairs: tuple[str, str]) -> bytes:
-    """A block of literals without indexing, whatever they say."""
+    """A header block of literals without indexing, valid or not."""
     return b"".join(
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in pairs
     )
@@ -45,7 +45,7 @@ PLAIN = literal(*fields())
 
 
 def request(stream: int, data: bytes | None = None, block: bytes = PLAIN) -> bytes:
-    """A whole request; without data it ends with its head."""
+    """A whole request; without data, it ends with its headers."""
     if data is None:
         return frame(HEADERS, END_HEADERS | END_STREAM, stream, block)
     return frame(HEADERS, END_HEADERS, stream, block) + frame(DATA, END_STREAM, stream, data)
@@ -60,7 +60,7 @@ class Frame:
 
     @property
     def code(self) -> int:
-        """Of RST_STREAM or GOAWAY."""
+        """The error code of RST_STREAM or GOAWAY."""
         return (
             int.from_bytes(self.payload[-4:], "big") if self.kind == RST else int.from_bytes(self.payload[4:8], "big")
         )
@@ -99,7 +99,7 @@ class Client:
         self.sock.sendall(b"".join(parts))
 
     def frames(self) -> Iterator[Frame]:
-        """What comes, until the server closes."""
+        """Yield the frames that arrive until the server closes the connection."""
         while True:
             while len(self._data) < 9 or len(self._data) < 9 + int.from_bytes(self._data[:3], "big"):
                 piece = self.sock.recv(1 << 20)
@@ -118,7 +118,7 @@ class Client:
         raise ConnectionError("the server closed the connection")
 
     def status(self, stream: int) -> tuple[dict[str, str], bytes]:
-        """The last fields of a stream, and the data before them."""
+        """The trailers of a stream, and the data before them."""
         data = b""
         for item in self.frames():
             if item.kind == HEADERS:

@@ -1,4 +1,4 @@
-"""Processes that tests start by themselves, and that end with their test."""
+"""Processes that tests start themselves, and that end with their test."""
 
 import signal
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 @contextmanager
-def ended(process: subprocess.Popen) -> Iterator[None]:
-    """Kill the process when the block ends: what waits for it after a failure would wait for as long as it lives."""
+def killed_at_end(process: subprocess.Popen) -> Iterator[None]:
+    """Kill the process when the block ends, so that nothing waits for it forever after a failure."""
     try:
         yield
     finally:
@@ -23,19 +23,19 @@ def interrupted(
     number: signal.Signals = signal.SIGINT,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
-    """Run a command in a folder, and end it when it says these words; its exit code, and what it printed.
+    """Run a command, and signal it once it prints these words; its exit code, standard output and standard error.
 
     Args:
-        command: that is run.
-        folder: where.
-        words: on its standard error.
-        number: of the signal, Ctrl-C's by default.
-        environment: instead of this process's.
+        command: the command to run.
+        folder: its working directory.
+        words: the words to wait for on its standard error.
+        number: the signal; by default that of Ctrl-C.
+        environment: its environment; None: that of this process.
     """
     child = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    with ended(child):
+    with killed_at_end(child):
         assert child.stderr is not None
         for line in child.stderr:
             if words in line:

@@ -1,4 +1,4 @@
-"""Real `tailcut serve` processes for tests, and raw sockets to talk to them without a client's good manners."""
+"""Real `tailcut serve` processes for tests, and raw sockets that can send them anything."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from tailcut.lab.fork_server import FAST_PATH, SERVER, ForkedCommand, execute, f
 MODULES = (*SERVER, *FAST_PATH, "tailcut.pipelines.model", "tailcut.engines.onnxruntime", "tests.forked_workers")
 prepare(MODULES)  # before a test gives its children a control group
 TIMEOUT_S = 20.0
-_START_S = 180.0  # hundreds of models, beside other work
+_START_S = 180.0  # enough for hundreds of models on a busy machine
 _PATIENCE_S = 60.0
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.002, 0.05
 
 
 @dataclass
 class Server:
-    """A child process that is ready, and where it listens."""
+    """A server process that is ready, and its addresses."""
 
     process: "subprocess.Popen[bytes] | ForkedCommand"
     host: str
@@ -44,7 +44,7 @@ class Server:
         return f"http://{self.address}"
 
     def stop(self) -> int:
-        """SIGINT: end at once with the requests in progress answered; returns the exit code."""
+        """Stop it with SIGINT, which still answers the requests in flight; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         return self.process.wait(TIMEOUT_S)
@@ -53,7 +53,7 @@ class Server:
         return Wire(socket.create_connection((self.host, self.port), TIMEOUT_S))
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """The sum of a metric over all its labels."""
         with self.connect() as wire:
             body = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
         return sum(
@@ -77,7 +77,7 @@ def serving(
 def ready(
     folder: Path, *arguments: str | Path, port: int = 0, env: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Server, str]]:
-    """As `serving`, with the line that the server has printed."""
+    """As `serving`, also with the line that the server has printed."""
     stderr = folder / f"serve-{len(list(folder.iterdir()))}.log"
     command = ["serve", *map(str, arguments), "--port", str(port), "--json"]
     with stderr.open("wb") as log:
@@ -100,13 +100,13 @@ def ready(
 def start(
     command: Sequence[str], stderr: IO[bytes], env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes] | ForkedCommand":
-    """Run `tailcut COMMAND`: forked where the environment is Tailcut's own, and else executed."""
+    """Start `tailcut COMMAND`: forked if `env` has only Tailcut's own variables, else executed."""
     run = partial(fork, modules=MODULES) if all(name.startswith("TAILCUT_") for name in env) else execute
     return run(command, stderr, environment=os.environ | env)
 
 
-def ended(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Run `tailcut COMMAND`, which ends by itself, in a process of its own; what it printed."""
+def completed(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run `tailcut COMMAND` in a process of its own until it exits; returns what it printed."""
     stderr = folder / "ended.log"
     with stderr.open("wb") as log:
         process = start([*map(str, command)], log, {})
@@ -120,10 +120,10 @@ def ended(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[st
     return subprocess.CompletedProcess([*map(str, command)], code, out, stderr.read_text())
 
 
-def until(true: Callable[[], object], server: Server) -> None:
-    """Wait for a state of a server: looks that leave it the CPUs, for as long as a busy machine may need."""
+def until(condition: Callable[[], object], server: Server) -> None:
+    """Wait for a condition of a server that must stay alive, polling rarely so that the server has the CPUs."""
     end, pause_s = time.monotonic() + _PATIENCE_S, _FIRST_LOOK_S
-    while not true():
+    while not condition():
         assert server.process.poll() is None, server.stderr.read_text()
         assert time.monotonic() < end, server.stderr.read_text()
         time.sleep(pause_s)
@@ -131,8 +131,8 @@ def until(true: Callable[[], object], server: Server) -> None:
 
 
 @contextmanager
-def asking(request: bytes, connect: Callable[[], "Wire"]) -> Iterator[list[object]]:
-    """Two clients that ask all the time, a connection after the other; what they got but good answers."""
+def steady_clients(request: bytes, connect: Callable[[], "Wire"]) -> Iterator[list[object]]:
+    """Two clients that send requests all the time, on one connection after the other; the errors that they got."""
     wrong: list[object] = []
     stop = threading.Event()
 
@@ -146,7 +146,7 @@ def asking(request: bytes, connect: Callable[[], "Wire"]) -> Iterator[list[objec
                             wrong.append(answer)
                         if answer.headers.get("connection") == "close":
                             break
-                        stop.wait(0.005)  # a worker that starts needs the CPUs, too
+                        stop.wait(0.005)  # leave the CPUs to a worker that starts
             except OSError as error:
                 wrong.append(error)
 
@@ -192,7 +192,7 @@ class Wire:
         return self.read()
 
     def read(self) -> Answer:
-        """The next response; ConnectionError when the server closed instead."""
+        """The next response; ConnectionError if the server closes the connection instead."""
         while b"\r\n\r\n" not in self._data:
             self._more()
         head, _, self._data = self._data.partition(b"\r\n\r\n")
@@ -205,15 +205,15 @@ class Wire:
         return Answer(int(lines[0].split(" ")[1]), headers, body)
 
     def pending(self) -> bytes:
-        """What has been received and not been read as an answer."""
+        """The bytes that were received but not yet read as a response."""
         return self._data
 
     def more(self) -> None:
-        """Wait for more bytes; ConnectionError when the server closed instead."""
+        """Wait for more bytes; ConnectionError if the server closes the connection instead."""
         self._more()
 
     def closed(self) -> bool:
-        """Whether the server has closed, waiting for it if it is about to."""
+        """Wait until the server closes the connection; always True."""
         try:
             while True:
                 self._more()
@@ -235,7 +235,7 @@ def raw_request(model: str, body: bytes, *headers: str) -> bytes:
 
 
 def json_request(model: str, value: object, *headers: str) -> bytes:
-    """A JSON inference request; a str or bytes value is sent as it is."""
+    """A JSON inference request; a str or bytes value is sent unchanged."""
     body = (
         value if isinstance(value, bytes) else value.encode() if isinstance(value, str) else json.dumps(value).encode()
     )

@@ -105,7 +105,7 @@ def wait_right(contestant: Contestant, child: subprocess.Popen, expected: np.nda
             break
         if child.poll() is not None:
             raise RuntimeError(
-                f"it ended with {child.returncode}: {(BUILD / 'peer.log').read_text(errors='replace')[-300:]}"
+                f"the server exited with {child.returncode}: {(BUILD / 'peer.log').read_text(errors='replace')[-300:]}"
             )
         time.sleep(0.05)
     if got.shape != expected.shape:
@@ -142,7 +142,7 @@ def end_tree(child: subprocess.Popen) -> None:
 
 
 def wrk(contestant: Contestant, connections: int, seconds: float) -> tuple[float, float, float, int]:
-    """Requests a second, p50 and p99 in microseconds, failed requests."""
+    """Requests per second, p50 and p99 in microseconds, and failed requests."""
     script, body = BUILD / "body.lua", BUILD / "body.bin"
     script.write_text(LUA)
     body.write_bytes(contestant.body)
@@ -157,7 +157,7 @@ def wrk(contestant: Contestant, connections: int, seconds: float) -> tuple[float
 
 
 def engine_limits(name: str, model: Path) -> list[str]:
-    """p50 of a bound call in process, rows a second of a full batch."""
+    """p50 of a bound call in this process, and rows per second of full batches."""
     lines = []
     for label, options in (
         ("onnxruntime f32", EngineOptions(threads=2)),

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tests.engines.models import perceptron
 from tests.in_process import ran
-from tests.processes import ended
+from tests.processes import killed_at_end
 from tests.schemas import validated
 from tests.servers import serving
 
@@ -127,7 +127,10 @@ def test_a_mistake_is_one_line(folder: Path, mistake: Callable[..., str], argume
 def test_sigterm_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     """The server that it started, and that one's folder, go with it."""
     command = [*EXPLAIN, "mlp.toml", "--rate", "50", "--duration", "30s"]
-    with subprocess.Popen(command, cwd=folder, env=os.environ | {"TMPDIR": str(tmp_path)}) as child, ended(child):
+    with (
+        subprocess.Popen(command, cwd=folder, env=os.environ | {"TMPDIR": str(tmp_path)}) as child,
+        killed_at_end(child),
+    ):
         while not (servers := psutil.Process(child.pid).children(recursive=True)):
             time.sleep(0.05)
         child.send_signal(signal.SIGTERM)

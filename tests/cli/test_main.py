@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import typer
 from tests.hidden import without
-from tests.processes import ended
+from tests.processes import killed_at_end
 
 from tailcut.cli import main as cli
 from tailcut.errors import UsageError
@@ -249,7 +249,7 @@ def test_control_c_exits_130_without_a_traceback():
         "sys.argv = ['tailcut', 'probe']; cli.run()\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with ended(child):
+    with killed_at_end(child):
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)

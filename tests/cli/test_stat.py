@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cli.test_main import SCRIPT, tailcut
 from tests.machine.sandbox import PERF_EVENT_OPEN, run_refused
-from tests.processes import ended
+from tests.processes import killed_at_end
 from tests.schemas import validated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counters are Linux's")
@@ -63,7 +63,7 @@ def test_an_interrupted_command_is_still_shown() -> None:
     wait = "import signal, sys; signal.alarm(60); print('ready', file=sys.stderr, flush=True); signal.pause()"
     command = [str(SCRIPT), "stat", "--json", "--", sys.executable, "-c", wait]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    with ended(child):
+    with killed_at_end(child):
         assert child.stderr is not None
         assert child.stderr.readline() == "ready\n"
         os.killpg(child.pid, signal.SIGINT)

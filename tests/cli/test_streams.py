@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.processes import ended
+from tests.processes import killed_at_end
 from tests.servers import Server, serving
 
 import tailcut
@@ -25,7 +25,7 @@ def test_a_server_with_closed_streams_serves(tmp_path: Path, closed: str, number
     command = f"exec {TAILCUT} serve mlp.onnx --port 0 --json --access-log --uds {tmp_path}/s {closed}"
     with (
         subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL) as process,
-        ended(process),
+        killed_at_end(process),
     ):
         with tailcut.Client(f"unix:{tmp_path}/s") as client:
             while not client.live():
@@ -43,7 +43,7 @@ def test_a_server_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--json", "--access-log"]
     command += ["--uds", str(tmp_path / "s")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process, ended(process):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process, killed_at_end(process):
         assert process.stdout is not None
         while b'"port"' not in process.stdout.readline():
             pass

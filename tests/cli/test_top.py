@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from tests.certificates import make_pair, needs_openssl
 from tests.engines.models import perceptron
-from tests.processes import ended
+from tests.processes import killed_at_end
 from tests.schemas import validated
 from tests.servers import TIMEOUT_S, Server, raw_request, serving
 
@@ -64,7 +64,7 @@ def top(capfd: pytest.CaptureFixture[str]) -> Top:
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command, which ends with the block."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*TOP, *arguments], env=PLAIN, **pipes) as process, ended(process):
+    with subprocess.Popen([*TOP, *arguments], env=PLAIN, **pipes) as process, killed_at_end(process):
         yield process
 
 
@@ -246,7 +246,7 @@ def in_terminal(*arguments: str, columns: int, end: signal.Signals | None, **env
     variables = PLAIN | {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "30"} | environment
     with (
         subprocess.Popen([*TOP, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables) as process,
-        ended(process),
+        killed_at_end(process),
     ):
         os.close(theirs)
         text = b""

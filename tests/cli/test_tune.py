@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 from tests.in_process import fork_trials, ran
-from tests.processes import ended, interrupted
+from tests.processes import interrupted, killed_at_end
 from tests.schemas import validated
 from tests.servers import serving
 from tests.triton.repositories import add_model
@@ -252,7 +252,7 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     model = perceptron([16, 32, 4], folder / "a b% 模型?.onnx")
     command = [*TUNE, model.name, "--budget", "15s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
     child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with ended(child):
+    with killed_at_end(child):
         assert child.stderr is not None
         for line in child.stderr:
             if line.startswith("racing"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import asdict
 from tests.engines.models import perceptron
-from tests.processes import ended, interrupted
+from tests.processes import interrupted, killed_at_end
 from tests.report.test_html import ASKED
 from tests.schemas import validated
 from tests.servers import serving
@@ -130,7 +130,7 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     """An interrupted joint tune of a trace writes both profiles, unverified, and leaves with 130."""
     command = [*TUNE, *BOTH, "--trace", "trace.txt", "--budget", "10s", "--report", "stopped.html"]
     child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with ended(child):
+    with killed_at_end(child):
         assert child.stderr is not None
         for line in child.stderr:
             if line.startswith("racing"):

@@ -39,7 +39,7 @@ def text_request(*words: str) -> bytes:
     return json_request("texts", {"inputs": [data]})
 
 
-def asked(client, module, words):
+def check_words(client, module, words):
     tensor = module.InferInput("text", [len(words)], "BYTES")
     tensor.set_data_from_numpy(np.array(words, object))
     answer = client.infer("texts", [tensor])
@@ -52,10 +52,10 @@ def test_tritonclient(server, module):
     """Bytes that are no text go through binary HTTP and gRPC as they are."""
     address = server.address if module is tritonclient.http else f"127.0.0.1:{server.grpc_port}"
     with module.InferenceServerClient(address) as client:
-        asked(client, module, WORDS)
+        check_words(client, module, WORDS)
         assert [output["name"] for output in _metadata(client, module)] == ["sum", "echo"]
         with pytest.raises(InferenceServerException, match="this word is refused"):
-            asked(client, module, [b"refuse"])
+            check_words(client, module, [b"refuse"])
 
 
 def _metadata(client, module):

@@ -44,12 +44,12 @@ def test_every_batch_is_handed_out_once_on_the_loops_thread() -> None:
         loop = asyncio.get_running_loop()
         home, done, left = LoopDelivery(loop), asyncio.Event(), [POSTED * 4]
 
-        def told() -> None:
+        def count_down() -> None:
             left[0] -= 1
             if not left[0]:
                 done.set()
 
-        handlers = [ResponseHandler(told) for _ in range(POSTED * 4)]
+        handlers = [ResponseHandler(count_down) for _ in range(POSTED * 4)]
 
         def post(mine: list[ResponseHandler]) -> None:
             for handler in mine:

@@ -23,10 +23,10 @@ SECOND = 1_000_000_000
 
 
 class Member:
-    """Notes what it is told."""
+    """Records the answers and errors that it receives."""
 
     def __init__(self) -> None:
-        self.said: list[list[bytes] | TailcutError | str] = []
+        self.received: list[list[bytes] | TailcutError | str] = []
         self.batch_rows = 0
 
     def complete_row(
@@ -34,14 +34,14 @@ class Member:
     ) -> None:
         assert 0 < request.ready_ns <= batch.formed_ns <= batch.began_ns <= batch.ended_ns <= handed_ns
         assert moments == pack_moments(request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
-        self.said.append(outputs)
+        self.received.append(outputs)
         self.batch_rows = batch.rows
 
     def refused(self, error: TailcutError) -> None:
-        self.said.append(error)
+        self.received.append(error)
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        self.said.append(str(error))
+        self.received.append(str(error))
 
 
 def row(number: int) -> bytes:
@@ -59,8 +59,8 @@ def on_a_loop(use: Callable[[RowGatherer], Awaitable[None]]) -> list[int]:
     return answered
 
 
-async def told(members: list[Member]) -> None:
-    while not all(member.said for member in members):  # noqa: ASYNC110  they are told by callbacks
+async def all_answered(members: list[Member]) -> None:
+    while not all(member.received for member in members):  # noqa: ASYNC110  they are told by callbacks
         await asyncio.sleep(0)
 
 
@@ -81,11 +81,11 @@ def test_each_gets_its_own_row(tmp_path: Path) -> None:
             async def use(rows: RowGatherer, served: ServedModel = served, members: list[Member] = members) -> None:
                 for number, member in enumerate(members):
                     rows.add(member, served, row(number), 0, later(10))
-                assert not any(member.said for member in members)  # never from inside add
-                await told(members)
+                assert not any(member.received for member in members)  # never from inside add
+                await all_answered(members)
 
             assert on_a_loop(use)
-            assert [member.said for member in members] == [[[row(number)]] for number in range(19)]
+            assert [member.received for member in members] == [[[row(number)]] for number in range(19)]
             assert 1 < max(member.batch_rows for member in members) <= 8  # a stall teaches that less is cheaper
             given_back_by = time.monotonic() + 10  # a worker gives rows back after it has told
             while model.statistics()["rows_in_use"] and time.monotonic() < given_back_by:
@@ -106,10 +106,10 @@ def test_priorities_and_models_are_groups_of_their_own(tmp_path: Path) -> None:
                 for number, member in enumerate(members)
             }
             assert len(groups) == 4
-            await told(members)
+            await all_answered(members)
 
         on_a_loop(use)
-        assert [member.said for member in members] == [[[row(number)]] for number in range(8)]
+        assert [member.received for member in members] == [[[row(number)]] for number in range(8)]
         assert [model.statistics()["batches"] for model in (item, two)] == [1, 1]  # as before, priorities share it
 
 
@@ -128,17 +128,17 @@ def test_deadlines_that_are_far_apart_are_kept(tmp_path: Path) -> None:
             assert (queued["queued"], queued["queued_rows"]) == (4, 9)
             await asyncio.sleep(0.1)
             model.entry.scheduler.expire()
-            await told([members[1], members[5]])
-            assert not any(member.said for number, member in enumerate(members) if number not in {1, 5})
+            await all_answered([members[1], members[5]])
+            assert not any(member.received for number, member in enumerate(members) if number not in {1, 5})
             model.entry.scheduler.paused = False
             model.entry.notify()
-            await told(members)
+            await all_answered(members)
 
         on_a_loop(use)
-        late = [number for number, member in enumerate(members) if isinstance(member.said[0], str)]
+        late = [number for number, member in enumerate(members) if isinstance(member.received[0], str)]
         assert late == [1, 5]
         rest = [number for number in range(9) if number not in late]
-        assert [members[number].said for number in rest] == [[[row(number)]] for number in rest]
+        assert [members[number].received for number in rest] == [[[row(number)]] for number in rest]
         assert model.statistics()["expired"] == 2
 
 
@@ -150,13 +150,13 @@ def test_one_deadline_that_has_passed_already(tmp_path: Path) -> None:
         async def use(rows: RowGatherer) -> None:
             for number, member in enumerate(members):
                 rows.add(member, served, row(number), 0, later(-1 if number == 2 else 10))
-            await told(members)
+            await all_answered(members)
 
         on_a_loop(use)
-        assert [member.said for number, member in enumerate(members) if number != 2] == [
+        assert [member.received for number, member in enumerate(members) if number != 2] == [
             [[row(number)]] for number in (0, 1, 3)
         ]
-        assert members[2].said != [[row(2)]]
+        assert members[2].received != [[row(2)]]
 
 
 def test_those_of_a_pass_are_answered_in_it(tmp_path: Path) -> None:
@@ -176,15 +176,15 @@ def test_those_of_a_pass_are_answered_in_it(tmp_path: Path) -> None:
             for number, member in enumerate(members):
                 rows.add(member, served, row(number), 0, later(10))
             await asyncio.sleep(0)
-            assert [member.said for member in members] == [[[row(number)]] for number in range(5)]
-            assert not next_one.said
-            await told([next_one])
+            assert [member.received for member in members] == [[[row(number)]] for number in range(5)]
+            assert not next_one.received
+            await all_answered([next_one])
             rows.add(late, served, row(1), 0, later(-1))
-            await told([late])
+            await all_answered([late])
 
         on_a_loop(use)
-        assert next_one.said == [[row(7)]]
-        assert isinstance(late.said[0], str)
+        assert next_one.received == [[row(7)]]
+        assert isinstance(late.received[0], str)
         assert model.statistics() | {"requests": 6, "expired": 1, "rows_in_use": 0} == model.statistics()
 
 
@@ -202,14 +202,14 @@ def test_clients_that_leave(tmp_path: Path) -> None:
             assert model.statistics()["queued_rows"] == 5
             model.entry.scheduler.paused = False
             model.entry.notify()
-            await told([member for number, member in enumerate(members) if number not in {1, 4}])
+            await all_answered([member for number, member in enumerate(members) if number not in {1, 4}])
             alone = Member()
             rows.add(alone, served, row(7), 0, later(10)).withdraw(alone)
             await asyncio.sleep(0.01)
-            assert not alone.said
+            assert not alone.received
 
         on_a_loop(use)
-        assert [member.said for member in members] == [
+        assert [member.received for member in members] == [
             [] if number in {1, 4} else [[row(number)]] for number in range(6)
         ]
         assert model.statistics() | {"cancelled": 3, "rows": 5, "rows_in_use": 0} == model.statistics()
@@ -224,10 +224,10 @@ def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
         async def use(rows: RowGatherer) -> None:
             for member, number in zip(members, (0, 999_999, 2), strict=True):
                 rows.add(member, served, np.array([number], size).tobytes(), 0, later(10))
-            await told(members)
+            await all_answered(members)
 
         on_a_loop(use)
-        assert [isinstance(member.said[0], list) for member in members] == [True, False, True]
+        assert [isinstance(member.received[0], list) for member in members] == [True, False, True]
         assert model.statistics()["rows_in_use"] == 0
 
 
@@ -242,13 +242,13 @@ def test_what_finds_no_rows_is_refused(tmp_path: Path) -> None:
             for number, member in enumerate(members):
                 rows.add(member, served, row(number), 0, later(10))
             await asyncio.sleep(0.01)
-            assert [bool(member.said) for member in members] == [False] * 4 + [True] * 3
+            assert [bool(member.received) for member in members] == [False] * 4 + [True] * 3
             model.entry.scheduler.paused = False
             model.entry.notify()
-            await told(members)
+            await all_answered(members)
 
         on_a_loop(use)
-        assert all(isinstance(member.said[0], QueueFullError) for member in members[4:])
+        assert all(isinstance(member.received[0], QueueFullError) for member in members[4:])
         assert model.statistics()["refused"] == 3
 
 
@@ -268,10 +268,10 @@ def test_one_clients_fault_costs_no_other(tmp_path: Path) -> None:
         async def use(rows: RowGatherer) -> None:
             for number, member in enumerate(members):
                 rows.add(member, served, row(number), 0, later(10))
-            await told(members)
+            await all_answered(members)
 
         on_a_loop(use)
-        assert [member.said for member in members] == [[[row(number)]] for number in range(3)]
+        assert [member.received for member in members] == [[[row(number)]] for number in range(3)]
 
 
 def test_a_model_that_was_closed(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_model_that_was_closed(tmp_path: Path) -> None:
         async def use(rows: RowGatherer) -> None:
             rows.add(member, served, row(1), 0, later(10))
             model.entry.scheduler.close()
-            await told([member])
+            await all_answered([member])
 
         on_a_loop(use)
-        assert isinstance(member.said[0], ReleasedError)
+        assert isinstance(member.received[0], ReleasedError)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.servers import ended, json_request, raw_request, serving
+from tests.servers import completed, json_request, raw_request, serving
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="control groups and tmpfs")
 ROOT = Path("/sys/fs/cgroup")
@@ -63,7 +63,7 @@ def test_a_memory_limit_below_the_rows(models: Path, tmp_path: Path) -> None:
                 assert wire.ask(raw_request("mlp", bytes(16))).status == 200
             assert server.stop() == 0
             assert "the memory limit leaves only 225 MiB" in server.stderr.read_text()
-        done = ended(tmp_path, "serve", models / "big.onnx", "--port", "0", "--max-batch-size", "1024")
+        done = completed(tmp_path, "serve", models / "big.onnx", "--port", "0", "--max-batch-size", "1024")
     assert done.returncode == 2
     assert "two batches of 1024 rows of 400000 bytes" in done.stderr
 
@@ -73,7 +73,7 @@ def test_a_report_that_finds_no_room(models: Path, tmp_path: Path) -> None:
     with full_disk(tmp_path / "disk", 16) as disk, serving(tmp_path, models / "mlp.onnx") as server:
         report = disk / "report.html"
         report.write_text("the old one")
-        done = ended(tmp_path, "explain", server.url, "--duration", "0.2s", "--report", report)
+        done = completed(tmp_path, "explain", server.url, "--duration", "0.2s", "--report", report)
         assert (done.returncode, [entry.name for entry in disk.iterdir()]) == (2, ["report.html"])
         assert report.read_text() == "the old one"
         assert "report.html" in done.stderr

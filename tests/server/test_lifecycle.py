@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, ended, raw_request, serving
+from tests.servers import TIMEOUT_S, completed, raw_request, serving
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.profile import Profile
@@ -95,7 +95,7 @@ def test_a_taken_port(models: Path, tmp_path: Path) -> None:
     """Exit 2 and one line that names it and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = ended(tmp_path, "serve", models / "mlp.onnx", "--port", str(port))
+        done = completed(tmp_path, "serve", models / "mlp.onnx", "--port", str(port))
     assert done.returncode == 2
     assert f"127.0.0.1:{port}: Address already in use; port 0 takes one that is free" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -215,7 +215,7 @@ def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
 def test_a_unix_socket_that_cannot_be(models: Path, tmp_path: Path, folder: str) -> None:
     """No such folder, or a file in its place: exit 2 and one line that names the socket."""
     (tmp_path / "file").touch()
-    done = ended(tmp_path, "serve", models / "mlp.onnx", "--port", "0", "--uds", tmp_path / folder / "s.sock")
+    done = completed(tmp_path, "serve", models / "mlp.onnx", "--port", "0", "--uds", tmp_path / folder / "s.sock")
     assert done.returncode == 2
     assert "s.sock" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
+from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving, steady_clients, until
 
 from tailcut.cli.serving.needs import read_token
 from tailcut.errors import UsageError
@@ -44,7 +44,7 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
         assert outputs(server) == 3
         perceptron([4, 8, 5], path)
         token.write_text("new")
-        with asking(raw_request("mlp", BODY), server.connect) as wrong:
+        with steady_clients(raw_request("mlp", BODY), server.connect) as wrong:
             server.process.send_signal(signal.SIGHUP)
             until(lambda: outputs(server) == 5, server)
             if workers > 1:

@@ -108,7 +108,7 @@ def over_grpc(port: int) -> Iterator[str]:
 
 
 @contextmanager
-def asked(server: Server, unix: Path) -> Iterator[Clients]:
+def clients_of(server: Server, unix: Path) -> Iterator[Clients]:
     """Clients of all kinds, two of each."""
     clients = Clients()
     assert server.grpc_port is not None
@@ -135,7 +135,7 @@ def test_a_server_is_replaced_under_load(models: Path, tmp_path: Path, workers: 
     """A successor takes the port, the gRPC port and the Unix socket over, and the old server drains: nothing fails."""
     unix, grpc_port = tmp_path / "s.sock", free_port()
     options = ("--reuse-port", "--uds", unix, "--grpc-port", str(grpc_port), "--workers", workers, "--drain", "500ms")
-    with serving(tmp_path, f"mlp:1={models / 'mlp.onnx'}", *options) as old, asked(old, unix) as clients:
+    with serving(tmp_path, f"mlp:1={models / 'mlp.onnx'}", *options) as old, clients_of(old, unix) as clients:
         clients.wait("1")
         with serving(tmp_path, f"mlp:2={models / 'mlp.onnx'}", *options, port=old.port) as new:
             assert "another server also listens on 127.0.0.1" in new.stderr.read_text()

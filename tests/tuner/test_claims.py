@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.tuner.results import told
+from tests.tuner.results import printed
 
 from tailcut.errors import UsageError
 from tailcut.tuner import verification
@@ -96,7 +96,7 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     assert outcome.arms == {}
     assert outcome.wrong.startswith("wrong answers with batching.max_batch_size=4 ")
     assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
-    assert told(outcome).verification is None
+    assert printed(outcome).verification is None
 
 
 @pytest.mark.slow

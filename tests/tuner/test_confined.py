@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace as with_fields
 from tests.engines.models import perceptron
 from tests.report.test_html import ASKED
-from tests.tuner.results import told
+from tests.tuner.results import printed
 
 from tailcut.cli.tune_wanted import cpus_of
 from tailcut.machine.quota import usable_cpus
@@ -47,7 +47,7 @@ def test_servers_run_on_the_cpus_that_are_allowed(tmp_path: Path) -> None:
     asked = with_fields(ASKED, slo_ms=None, cpus=1)
     match = result(
         outcome,
-        model=told(outcome).model,
+        model=printed(outcome).model,
         machine={},
         objective=asked,
         command="tailcut tune",

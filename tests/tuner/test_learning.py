@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return as_ir(perceptron([16, 4], tmp_path_factory.mktemp("models") / "m.onnx"))
 
 
-def said(wanted: TuneRequest) -> list[str]:
+def notes_on_data(wanted: TuneRequest) -> list[str]:
     events: list[Event] = []
     learned = learn(wanted, 0.05, events.append)
     assert all(request["x"].shape[-1] == 16 for request in learned.requests)
@@ -41,15 +41,15 @@ def said(wanted: TuneRequest) -> list[str]:
         ((1, 16), "auto", []),
     ],
 )
-def test_one_request_of_all_rows_is_told(model: Path, shape: tuple[int, ...], rows: str, expected: list[str]) -> None:
+def test_one_request_of_all_rows_is_noted(model: Path, shape: tuple[int, ...], rows: str, expected: list[str]) -> None:
     """They may have been meant as a request each."""
     data = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-    assert said(TuneRequest(model, data, rows=rows)) == expected  # type: ignore[arg-type]
+    assert notes_on_data(TuneRequest(model, data, rows=rows)) == expected  # type: ignore[arg-type]
 
 
-def test_made_up_requests_are_not_told_of(model: Path) -> None:
+def test_made_up_requests_are_not_noted(model: Path) -> None:
     """Nobody gave them."""
-    assert said(TuneRequest(model)) == []
+    assert notes_on_data(TuneRequest(model)) == []
 
 
 @pytest.mark.parametrize(("width", "count"), [(4, 64), (1 << 10, 16), (1 << 20, 8)])

@@ -1,6 +1,6 @@
 """What a looser bound would bring, from the estimates."""
 
-from tests.tuner.results import INDEPENDENT, told
+from tests.tuner.results import INDEPENDENT, printed
 
 from tailcut.report.tune_words import offer_words
 from tailcut.runtime.settings import Settings
@@ -39,6 +39,6 @@ def test_it_is_one_line_in_every_report() -> None:
     """Precision, speed, accuracy, and what to add to the command."""
     outcome = TuneOutcome(ModelSpec("m", (), ()), Settings(), 100.0, [], INDEPENDENT)
     outcome.offers = [Offer(INT8, Accuracy(right=False, reason="", worst=0.9771), 0.97, 0.55, 1.9)]
-    assert offer_words(told(outcome)) == [
+    assert offer_words(printed(outcome)) == [
         "int8 (onnxruntime): p50 x0.55, rate x1.90, cosine 0.9771; accept with --accuracy 0.97"
     ]

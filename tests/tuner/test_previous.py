@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.tuner.results import told
+from tests.tuner.results import printed
 
 from tailcut.machine.quota import usable_cpus
 from tailcut.report.tune_words import retune_words
@@ -61,7 +61,7 @@ def test_settings_over_the_limits_do_not_race(tmp_path: Path) -> None:
     allowed = session.allowed([PredictedConfiguration(ONE, 1.0, 1.0, 1.0, 0)])
     assert Selection(session, space).chosen(allowed) == [ONE]
     assert "previous" not in arms_verified(session)
-    result = told(session.outcome)
+    result = printed(session.outcome)
     assert result.retune is not None
     assert result.retune.unserved == f"it uses {usable_cpus() + 1} CPUs, and --cpus allows 1"
     assert retune_words(result).endswith(result.retune.unserved)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.tuner.results import INDEPENDENT, told
+from tests.tuner.results import INDEPENDENT, printed
 
 from tailcut.lab.trial import FAILED_MS, ArmRuns
 from tailcut.runtime.rows import RowDecision
@@ -48,7 +48,7 @@ def test_nothing_measured_is_not_verified(answered: int) -> None:
         ModelSpec("m", (TensorSpec("x", DType.FP32, (None, 4)),), ()), Settings(), 0.5, [], INDEPENDENT
     )
     outcome.arms = {name: ArmRuns([np.ones(answered)], achieved=[0.0]) for name in ("baseline", "tuned")}
-    kept = evidence(told(outcome))
+    kept = evidence(printed(outcome))
     assert kept["verified"] is bool(answered)
     assert ("rate_achieved" in kept["tuned"]) is bool(answered)
 

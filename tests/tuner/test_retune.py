@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron, quantised, two_in_two_out
-from tests.tuner.results import told
+from tests.tuner.results import printed
 
 from tailcut.engines.base import U8Input
 from tailcut.report.tune_words import retune_words
@@ -95,7 +95,7 @@ def test_what_cannot_be_served_is_not_called_wrong(tmp_path: Path) -> None:
     assert not outcome.previous_wrong
     assert outcome.previous_unserved
     assert "previous" not in arms_verified(session)
-    result = told(outcome)
+    result = printed(outcome)
     assert result.retune is not None
     assert (result.retune.wrong, result.retune.unserved) == (None, outcome.previous_unserved)
     assert "was not measured" in retune_words(result)

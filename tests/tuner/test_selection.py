@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from tests.engines.models import masked_mean, perceptron, save, value
-from tests.tuner.results import INDEPENDENT, told
+from tests.tuner.results import INDEPENDENT, printed
 
 from tailcut.lab.load import LoadTarget
 from tailcut.lab.trial import Arm
@@ -168,7 +168,7 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     outcome = TuneOutcome(session.spec, settings, 300.0, [], INDEPENDENT, accuracy=accuracy)
     outcome.random_outputs = session.gate.random_outputs
     assert outcome.wrong == ""
-    result = told(outcome)
+    result = printed(outcome)
     assert result.accuracy is not None
     assert result.accuracy.random_outputs == ["y"]
     assert (result.accuracy.right, result.accuracy.worst) == (True, None)

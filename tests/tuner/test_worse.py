@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from tests.engines.models import perceptron
 from tests.report.test_html import ASKED
-from tests.tuner.results import INDEPENDENT, told
+from tests.tuner.results import INDEPENDENT, printed
 
 from tailcut.lab.trial import FAILED_MS, ArmRuns
 from tailcut.report.console import tune_summary
@@ -151,7 +151,7 @@ def test_settings_that_are_proven_worse_give_way(tmp_path: Path, monkeypatch: py
     assert outcome.settings == session.with_wire("binary")
     assert outcome.unchanged
     assert any("is not kept: " in line and line.endswith("holds the baseline's settings") for line in text)
-    result = told(outcome)
+    result = printed(outcome)
     kept = evidence(result)
     assert kept["tuned"] == kept["reference"]
     assert kept["kept"] == []
@@ -235,7 +235,7 @@ def test_with_retune_they_give_way_to_the_previous_profile(tmp_path: Path, monke
     assert outcome.not_kept.kept == "previous"
     assert outcome.not_kept.reason.endswith("of the previous profile's")
     assert outcome.settings == before
-    assert headline(told(outcome))[1].endswith("; the profile holds its previous settings.")
+    assert headline(printed(outcome))[1].endswith("; the profile holds its previous settings.")
 
 
 def test_no_ratio_is_claimed_at_a_rate_that_the_baseline_cannot_sustain() -> None:
@@ -250,7 +250,7 @@ def result_of_overload() -> str:
     item.spec = ModelSpec("m", (), ())
     item.arms["baseline"].blocks = [block * 1000 for block in item.arms["baseline"].blocks[:3]]
     item.overloaded = frozenset({"baseline"})
-    result = told(item)
+    result = printed(item)
     assert result.verification is not None
     assert result.verification.tail_ratio is result.verification.p99_ratio is None
     assert result.verification.baseline.p99_ms is None

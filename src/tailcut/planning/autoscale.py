@@ -1,9 +1,11 @@
-"""A day of traffic on replicas that an autoscaler adds and removes: how many there are, and what they miss. Pure.
+"""Simulates recorded traffic on replicas that an autoscaler adds and removes. Pure.
 
-The rule is that of Kubernetes' HorizontalPodAutoscaler (https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/,
-"Algorithm details"): every so often, desired = ceil(replicas x metric / target), unless the ratio is within a tolerance
-of 1; to scale down, the highest of the desires of a while. A new replica takes requests after its start; a removed one
-answers what it has. It begins with as many replicas as its first interval needs: there was traffic before it.
+The rule is that of Kubernetes' HorizontalPodAutoscaler
+(https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/, "Algorithm details"): every so
+often, desired = ceil(replicas x metric / target), unless the ratio is within a tolerance of 1; to scale down, the
+highest desired number within a stabilisation window counts. A new replica accepts requests once it has started; a
+removed one answers the requests that it has. The simulation begins with as many replicas as its first interval needs,
+because there was traffic before it.
 """
 
 import math
@@ -31,7 +33,7 @@ _USUAL = 0.6  # of the utilisation that saturated replicas reach
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """An autoscaler's.
+    """The rules of an autoscaler.
 
     Args:
         metric: the mean utilisation (0 to 1) of the cores that spinning threads leave, or of requests in flight at each

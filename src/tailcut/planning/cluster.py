@@ -1,4 +1,4 @@
-"""What many servers of one configuration would do behind a load balancer. Pure: the same question has the same answer.
+"""Simulates many servers of one configuration behind a load balancer. Pure: the same arguments give the same result.
 
 The event loop is `kernels/cluster.py`; one server is that of `tuner/simulate.py`, with clients on other machines.
 """
@@ -22,10 +22,10 @@ class Cluster:
     """Servers of one configuration.
 
     Args:
-        configuration: of each; the cores are one server's.
-        servers: how many.
-        routing: how the balancer chooses one.
-        hedge_ns: after which a request without an answer is sent to a second server; 0: never.
+        configuration: configuration of each server; its cores are those of one server.
+        servers: number of servers.
+        routing: how the balancer chooses a server.
+        hedge_ns: time after which an unanswered request is also sent to a second server; 0: never.
     """
 
     configuration: Configuration
@@ -36,12 +36,12 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class ClusterPrediction:
-    """What came of one simulation.
+    """The result of one simulation.
 
     Args:
-        prediction: of the requests that arrived after the warm-up; its CPU times and batches are those of all.
+        prediction: for the requests that arrived after the warm-up, but with the CPU times and batches of all requests.
         utilisation: of the servers' cores, 0 to 1.
-        hedged: requests that were sent a second time.
+        hedged: number of requests that were sent a second time.
     """
 
     prediction: Prediction
@@ -71,20 +71,20 @@ def tables_of(cluster: Cluster) -> balancing.Tables:
 
 
 def prepare() -> None:
-    """Compile the event loop of many servers, or load it: on a new machine that takes twenty seconds."""
+    """Compile the event loop of many servers, which takes 20 s on a new machine, or load the compiled one."""
     simulate_cluster(Cluster(SMALLEST), np.zeros(1, np.int64))
 
 
 def simulate_cluster(
     cluster: Cluster, arrivals_ns: np.ndarray, seed: int = 0, *, warmup: float = 0.0
 ) -> ClusterPrediction:
-    """Have the requests that arrive at these times (int64 ns, ascending) served.
+    """Simulate a cluster that serves these requests.
 
     Args:
-        cluster: that serves them.
-        arrivals_ns: at the balancer.
-        seed: of service times and routing.
-        warmup: share of the requests, from the first on, that are not counted: the servers begin empty.
+        cluster: the cluster.
+        arrivals_ns: arrival times at the balancer, int64 [n], ascending.
+        seed: seed of service times and routing.
+        warmup: share of the requests, from the first on, that are not counted, because the servers begin empty.
     """
     arrivals, hedged = np.array(arrivals_ns, np.int64), cluster.hedge_ns > 0
     configuration = cluster.configuration
@@ -95,7 +95,7 @@ def simulate_cluster(
 
 
 def outcome(state: balancing.BalancingState, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:
-    """What a simulation that has ended found for the requests from `first` on.
+    """The result of a finished simulation for the requests from `first` on.
 
     Args:
         state: of the simulation.

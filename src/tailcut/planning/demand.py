@@ -1,4 +1,4 @@
-"""What is asked of the servers: rates, arrival processes, limits and recordings, as the command line writes them. Pure.
+"""The demand on the servers: rates, arrival processes, limits and recordings, and their command-line forms. Pure.
 
 A recording is arrival times, or rates over time; it can be scaled to another mean rate.
 """
@@ -36,14 +36,14 @@ class Limit:
 
 
 def parse_limit(text: str, duration: Callable[[str], float]) -> Limit:
-    """A limit from `p99=10ms`.
+    """Parse a limit such as `p99=10ms`.
 
     Args:
-        text: as the user wrote it.
-        duration: reads a duration as seconds.
+        text: what the user wrote.
+        duration: parses a duration into seconds.
 
     Raises:
-        UsageError: another form, an unknown percentile, or a limit of 0.
+        UsageError: the text has another form, an unknown percentile, or a limit of 0.
     """
     name, equals, value = text.strip().partition("=")
     if not equals:
@@ -59,8 +59,8 @@ def check_percentile(name: str, option: str) -> None:
     """Check that a word is a percentile.
 
     Args:
-        name: as the user wrote it.
-        option: that it was written for.
+        name: what the user wrote, such as "p99".
+        option: name of the option, for the message.
 
     Raises:
         UsageError: it is not p1 to p99.9999.
@@ -71,7 +71,7 @@ def check_percentile(name: str, option: str) -> None:
 
 
 def parse_rates(text: str) -> list[float]:
-    """Requests per second from `5000` or `5000,200`.
+    """Parse requests per second, such as `5000` or `5000,200`.
 
     Raises:
         UsageError: one is not a number, or below 0.01.
@@ -95,10 +95,10 @@ def parse_rates(text: str) -> list[float]:
 
 
 def parse_headroom(text: str) -> float:
-    """An additional share of the rate from `0.2` or `20%`.
+    """Parse an additional share of the rate, such as `0.2` or `20%`.
 
     Raises:
-        UsageError: it is neither, above 100 times the rate, or most likely meant as per cent.
+        UsageError: the text is neither, is above 100 times the rate, or was most likely meant as per cent.
     """
     number = text.strip()
     is_percent = number.endswith("%")
@@ -116,10 +116,10 @@ def parse_headroom(text: str) -> float:
 
 
 def parse_arrivals(text: str, duration: Callable[[str], float]) -> Callable[[float], Arrivals]:
-    """An arrival process by its mean rate, from `poisson`, `constant`, `bursty` or `bursty:FACTOR[:LENGTH]`.
+    """Parse `poisson`, `constant`, `bursty` or `bursty:FACTOR[:LENGTH]` into an arrival process for a mean rate.
 
     Raises:
-        UsageError: another form, or impossible bursts.
+        UsageError: the text has another form, or such bursts are impossible.
     """
     kind, *words = text.strip().split(":")
     if kind not in _KINDS or (words and kind != "bursty") or len(words) > 2:
@@ -137,12 +137,12 @@ def parse_arrivals(text: str, duration: Callable[[str], float]) -> Callable[[flo
 
 @dataclass(frozen=True)
 class Recording:
-    """Traffic over time.
+    """Recorded traffic.
 
     Args:
-        edges_s: float64 [n], ascending from 0: the number of requests that came is known at these times.
-        load: float64 [n], ascending from 0: requests before then.
-        replayed: whether the edges are the arrivals themselves, and the end.
+        edges_s: times in seconds at which the number of requests so far is known, float64 [n], ascending from 0.
+        load: number of requests before each of these times, float64 [n], ascending from 0.
+        replayed: whether the edges are the arrivals themselves, followed by the end.
     """
 
     edges_s: np.ndarray

@@ -30,10 +30,10 @@ class MeasuredProfile:
     """A profile with the measurements of its configuration.
 
     Args:
-        path: of the profile.
-        profile: as it was read.
+        path: path of the profile.
+        profile: the profile.
         service: the measurements.
-        source: the file that has them.
+        source: the file that contains the measurements.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class MeasuredProfile:
 
     @property
     def is_local(self) -> bool:
-        """Whether clients were measured that only the same machine has: tensors in shared memory, or a Unix socket."""
+        """Whether the tune's clients used what works only on the same machine: shared memory, or a Unix socket."""
         io = self.profile.settings.io
         return io.wire == "shared" or io.socket == "unix"
 
@@ -57,7 +57,7 @@ class MeasuredProfile:
 
     @property
     def throughput(self) -> float | None:
-        """Requests per second that the tuned server was verified to answer in a closed loop; None where it was not."""
+        """Requests per second that the tuned server answered in a closed loop; None if that was not measured."""
         tuned = self.profile.evidence.get("tuned")
         value = _positive(tuned.get("throughput") if isinstance(tuned, dict) else None)
         return value if _positive(self.profile.evidence.get("clients")) else None
@@ -79,17 +79,17 @@ class MeasuredProfile:
 
     @property
     def scale(self) -> float:
-        """By how much all CPU times are longer than the parts' own: `ratio`, or 1 where that is near 1 or far away."""
+        """The factor by which all CPU times are scaled: `ratio`, or 1 if that is near 1 or implausibly far off."""
         return self.ratio if self.is_near and not self.agrees else 1.0
 
     @property
     def agrees(self) -> bool:
-        """Whether parts and whole differ no more than two measurements of one thing do."""
+        """Whether parts and whole differ no more than two measurements of the same thing do."""
         return abs(self.ratio - 1) <= _ALIKE
 
     @property
     def is_near(self) -> bool:
-        """Whether parts and whole agree enough to be scaled to each other."""
+        """Whether parts and whole agree enough to scale one to the other."""
         return _LEAST <= self.ratio <= _MOST
 
     def configuration(self, cores: float, workers: int = 1) -> Configuration:
@@ -102,20 +102,20 @@ class MeasuredProfile:
         return slowed(self.parts(cores, workers), self.scale)
 
     def parts(self, cores: float, workers: int = 1) -> Configuration:
-        """The same from the measurements of the parts alone."""
+        """As `configuration`, but only from the measurements of the parts."""
         return self.service.configuration(self.profile.settings, lasting_cores(cores, workers) / workers)
 
     def _machine(self, fact: str) -> float:
-        """A number among the facts of the machine that was measured; 0 where it is not known."""
+        """A number from the facts about the measured machine; 0 if it is unknown."""
         return _positive(self.profile.machine.get(fact)) or 0.0
 
 
 def lasting_cores(cores: float, workers: int = 1) -> float:
-    """The cores of a replica less what its stops by a quota cost: below one core, any server is stopped.
+    """The cores of a replica minus the cost of being stopped by its CPU quota.
 
     Args:
-        cores: of the replica.
-        workers: processes, each of which finds cold caches.
+        cores: cores of the replica; below one core, every server is stopped by the quota.
+        workers: number of processes, each of which finds its caches cold after a stop.
     """
     return max(_LEAST_LEFT * cores, cores - workers * _STOPPED) if cores < 1 else cores
 

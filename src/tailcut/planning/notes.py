@@ -1,4 +1,4 @@
-"""What a plan rests on, in words. Pure."""
+"""Notes on what a plan is based on. Pure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ _FAR = 2.0  # a measured capacity from the tune's: more than quotas and cold cac
 
 
 def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequence[Figures] = ()) -> list[str]:
-    """What holds of this plan, in words; `parts` are the figures of each model."""
+    """The notes on a plan; `parts` are the figures of each model."""
     cores, workers = wanted.replica_cores, wanted.workers
     known = (
         (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
@@ -47,7 +47,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
 
 
 def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
-    """By how much the CPU times of a model are scaled, and why."""
+    """Notes on how much the CPU times of a model are scaled, and why."""
     whose = f"{model.profile.model.name}: " if wanted.together else ""
     scale, answered = wanted.scale(model), model.throughput
     if wanted.capacity is not None:
@@ -73,7 +73,7 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
 
 
 def _rare_notes(wanted: PlanRequest, parts: Sequence[Figures]) -> Iterator[str]:
-    """Whose percentile rests on too few requests, and which of several models were simulated apart from the others."""
+    """Notes on models whose percentile is based on too few requests, or that were simulated apart from the others."""
     for model, limit, part in zip(wanted.models, wanted.limits, parts, strict=bool(parts)):
         name, needed = model.profile.model.name, PlannedLoad(wanted.arrivals, limit).enough
         if not part.asked:

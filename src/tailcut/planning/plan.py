@@ -1,4 +1,4 @@
-"""A plan from measurements and demand to a result: search, curve, losses, price, and an autoscaler's course. Pure."""
+"""Makes a plan from measurements and demand: search, curve, losses, price, and an autoscaler's course. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ _GROWN = (
 
 @dataclass(frozen=True)
 class _Question:
-    """What is searched: what replicas do, at which rate, and what one of them can do at most."""
+    """The search problem: the behaviour of replicas, the rate, and the capacity of one replica."""
 
     expect: Expect
     rate: float

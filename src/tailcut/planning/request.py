@@ -1,4 +1,4 @@
-"""What a plan is asked: the models, their traffic and limits, and what a replica is. Pure."""
+"""The request for a plan: the models, their traffic and limits, and the size of a replica. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ class PlanRequest:
 
     Args:
         models: profiles with measurements; several are served together on each replica.
-        rates: requests per second of each; empty with a recording at its own rate.
-        limits: of each.
-        arrivals: the process by its mean rate, and what it is called.
-        recording: of traffic, in place of a process.
-        rules: of an autoscaler that follows the recording.
-        headroom: share of the rate that has to fit besides.
-        failures: replicas that may be lost.
-        routing, hedge_ms: of the balancer; 0: no hedging.
-        workers: server processes of a replica.
-        cores: of a replica; None: those that the tune had.
+        rates: requests per second of each model; empty for a recording at its own rate.
+        limits: latency limit of each model.
+        arrivals: makes the arrival process for a mean rate; and the name of the process.
+        recording: recorded traffic, instead of an arrival process.
+        rules: rules of an autoscaler that follows the recording.
+        headroom: share of the rate that has to fit in addition.
+        failures: number of replicas that may be lost.
+        routing, hedge_ms: settings of the balancer; hedge_ms 0: no hedging.
+        workers: server processes per replica.
+        cores: cores of a replica; None: as many as the tune had.
         capacity: requests per second that a replica was measured to answer at most; None: as simulated.
         capacity_workers: that it had; None: `workers`. Each had as many cores as each of those.
         price: of a replica for an hour.
@@ -64,16 +64,16 @@ class PlanRequest:
 
     @property
     def measured_workers(self) -> int:
-        """Server processes of the replica whose capacity was measured."""
+        """The number of server processes of the replica whose capacity was measured."""
         return self.capacity_workers or self.workers
 
     def configurations(self) -> list[Configuration]:
-        """One server process of each model."""
+        """The configuration of one server process for each model."""
         cores, workers = self.replica_cores, self.workers
         return [slowed(model.parts(cores, workers), self.scale(model)) for model in self.models]
 
     def scale(self, model: MeasuredProfile) -> float:
-        """How much longer everything takes than by the parts: by a replica's measured capacity, else by the tune's."""
+        """The factor on all times: from a replica's measured capacity if it is given, else from the tune's."""
         if self.capacity is None:
             return model.scale
         workers = self.measured_workers

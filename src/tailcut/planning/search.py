@@ -1,6 +1,6 @@
-"""How many replicas meet a limit at a rate, and what rate a number of them carries. Pure.
+"""Finds how many replicas meet a limit at a rate, and the highest rate that a number of replicas sustains. Pure.
 
-What replicas do at a rate is asked of an `Expect`: a cluster of one model, or several models on shared cores. More
+An `Expect` tells how replicas behave at a rate: a cluster of one model, or several models on shared cores. More
 replicas are taken to be no worse, and a higher rate to be no better; the search is by bisection, and all that is found
 for one plan is kept in `KnownRates`, so that its numbers do not contradict each other by the noise of simulations.
 """
@@ -42,7 +42,7 @@ _SATURATED = 64_000  # requests: under a quota, the rate of 5,000 in batches of 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is expected of replicas at a rate.
+    """The expected behaviour of replicas at a rate.
 
     Args:
         rate: requests per second that arrive.
@@ -82,12 +82,12 @@ Expect = Callable[[int, float], Figures]  # of a number of replicas, at a rate i
 
 @dataclass(frozen=True)
 class PlannedLoad:
-    """What one model is asked.
+    """The load of one model.
 
     Args:
-        make: the arrival process by its mean rate.
-        limit: to meet.
-        seed: of arrivals, service times and routing.
+        make: makes the arrival process for a mean rate.
+        limit: the latency limit to meet.
+        seed: seed of arrivals, service times and routing.
     """
 
     make: Callable[[float], Arrivals]
@@ -149,12 +149,12 @@ class PlannedLoad:
 
 
 def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Expect:
-    """What replicas of one model do, each of them `workers` servers; what was asked once is not simulated again.
+    """Make the `Expect` of one model, each of whose replicas has `workers` servers; results are cached.
 
     Args:
-        cluster: of one server, with its routing and hedging.
-        load: of the model.
-        workers: servers of a replica, which have a core or a share of them each.
+        cluster: a cluster of one server, with its routing and hedging.
+        load: the model's load.
+        workers: servers per replica; each has a core or a share of the replica's cores.
     """
 
     @cache
@@ -195,7 +195,7 @@ def answered_within(prediction: Prediction, limit: Limit) -> float:
 
 
 def lone_ms(configuration: Configuration, limit: Limit, seed: int = 0) -> float:
-    """The percentile of requests that never meet each other: nothing is quicker, however many servers there are."""
+    """The percentile of requests that never overlap: the lowest possible, however many servers there are."""
     slower = max(1.0, configuration.busy_threads / configuration.free_cores)
     apart_ns = int(slower * (1e9 + 4 * float(configuration.service.quantiles_ns[0].max())))
     count = min(round(max(_FEWEST_LONE, _BEYOND_LONE / (1 - limit.share))), _MOST_LONE, FAR // (2 * apart_ns))
@@ -231,10 +231,10 @@ def longest_round_s(capacity: float) -> float:
 
 
 class KnownRates:
-    """Which rates this many replicas were found to meet, and which not; what follows from that is not simulated.
+    """Remembers which rates a number of replicas met or missed, so that whatever follows is not simulated.
 
     Args:
-        expect: what they do.
+        expect: tells how replicas behave.
     """
 
     def __init__(self, expect: Expect) -> None:
@@ -243,7 +243,7 @@ class KnownRates:
         self._missed: list[tuple[int, float]] = []
 
     def within(self, replicas: int, rate: float) -> bool:
-        """Whether this many replicas meet the limit at a rate."""
+        """Whether this many replicas meet the limit at a rate; simulates only if that is not known yet."""
         if rate <= self.highest_met(replicas):
             return True
         if rate >= self.lowest_missed(replicas):
@@ -265,12 +265,12 @@ def least_replicas(findings: KnownRates, rate: float, capacity: float) -> int:
     """The least number of replicas that meets the limit at a rate.
 
     Args:
-        findings: what they do.
+        findings: tells how replicas behave.
         rate: requests per second.
         capacity: requests per second of one replica, whatever the latency.
 
     Raises:
-        UsageError: 1,000 replicas do not meet it.
+        UsageError: even 1,000 replicas do not meet the limit.
     """
     low = max(1, math.ceil(rate / capacity)) - 1 if capacity > 0 else MOST_REPLICAS
     high = low + 1
@@ -289,7 +289,7 @@ def least_replicas(findings: KnownRates, rate: float, capacity: float) -> int:
 
 
 def highest_rate(findings: KnownRates, replicas: int, capacity: float, guess: float) -> float:
-    """The highest rate, to a fiftieth, at which this many replicas meet the limit; 0 where none was found.
+    """The highest rate, to within 2 %, at which this many replicas meet the limit; 0 if none was found.
 
     Args:
         findings: what they do, and what is known of it: no less than they were found to meet is returned.
@@ -324,10 +324,10 @@ def curve_points(replicas: int) -> list[int]:
 
 
 def losses(expect: Expect, replicas: int, rate: float, counts: Sequence[int]) -> list[tuple[int, Figures]]:
-    """What is left when this many replicas are lost: those counts for which a replica remains."""
+    """The remaining capacity for each number of lost replicas that leaves at least one."""
     return [(lost, expect(replicas - lost, rate)) for lost in counts if lost < replicas]
 
 
 def capacity_of(configuration: Configuration, workers: int = 1) -> float:
-    """Requests per second of one replica that always has more to do."""
+    """Requests per second of one saturated replica."""
     return workers * saturation_rate(without_client(configuration), _SATURATED)

@@ -1,4 +1,4 @@
-"""What replicas do that each serve several models on shared cores. Pure.
+"""Simulates replicas that each serve several models on shared cores. Pure.
 
 Each replica gets every n-th request of each model, so all of them are alike, and one is simulated
 (`tuner/together/simulation.py`).
@@ -114,7 +114,7 @@ class _Replica:
 
 
 def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
-    """What replicas of all models do, by their number and the rate of all models together."""
+    """Make the `Expect` of replicas that serve all models, for the total rate of all models."""
     members = [CoTenant(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
     planned, seed = sum(tenant.rate for tenant in tenants), tenants[0].load.seed
     capacities = [capacity_of(tenant.configuration) for tenant in tenants]

@@ -6,11 +6,11 @@ _WHOLE = 1000  # from which on digits after the point say nothing
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number to this many digits, whole from a thousand on, and without an exponent."""
+    """Format a number with this many significant digits, as an integer from 1,000 on, and without an exponent."""
     return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{Decimal(f'{value:.{digits}g}'):,f}"
 
 
 def several(value: float, noun: str) -> str:
-    """A number of things: `1 core`, `2 cores`."""
+    """A number with a noun: `1 core`, `2 cores`."""
     text = number(value)
     return f"{text} {noun}" if text == "1" else f"{text} {noun}s"

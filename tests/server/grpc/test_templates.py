@@ -84,7 +84,7 @@ OTHERS = {
 EXTRA = {"a field behind": b"\x0a\x04pair", "unknown": b"\x4a\x01a", "an id behind": b"\x1a\x01z", "rubbish": b"\xff"}
 
 
-async def said(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str:
+async def outcome_of(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str:
     """The answer to a message, or the error."""
     done = asyncio.get_running_loop().create_future()
     inference = GrpcInference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result, final=final)
@@ -103,13 +103,13 @@ async def read_in_steps(plans: Plans, data: bytes) -> tuple[bool, bytes | str]:
     start = turns.start
     turns.start = lambda steps, done, **more: started.append(steps) or start(steps, done, **more)  # type: ignore[method-assign]
     try:
-        answer = await asyncio.wait_for(loop.create_task(said(plans, data)), 20)
+        answer = await asyncio.wait_for(loop.create_task(outcome_of(plans, data)), 20)
     finally:
         turns.start = start  # type: ignore[method-assign]
     return bool(started), answer
 
 
-async def said_at_once(plans: Plans, data: bytes) -> bytes | str | None:
+async def immediate_outcome(plans: Plans, data: bytes) -> bytes | str | None:
     """The same of a message that is like the last one of its length; None of any other."""
     done, sent = asyncio.get_running_loop().create_future(), prefixed(data)
     inference, known = GrpcInference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result), plans.known(len(sent))
@@ -151,14 +151,14 @@ def test_the_same_answers_and_errors(models: Path) -> None:
         plans = make()
         for message in KNOWN.values():
             for _ in range(2):
-                await said(plans, message.SerializeToString())
+                await outcome_of(plans, message.SerializeToString())
             assert known(plans, message)
         for message in (*KNOWN.values(), *OTHERS.values()):
             data = message.SerializeToString()
             for final in (False, True):
-                assert await said(plans, data, final=final) == await said(make(), data, final=final)
+                assert await outcome_of(plans, data, final=final) == await outcome_of(make(), data, final=final)
             for extra in EXTRA.values():
-                assert await said(plans, data + extra) == await said(make(), data + extra)
+                assert await outcome_of(plans, data + extra) == await outcome_of(make(), data + extra)
 
     with_plans(models, use)
 
@@ -171,12 +171,12 @@ def test_whole_messages_of_one_row(models: Path) -> None:
         names = ["", "seven", "eight"]
         for name in names:
             for _ in range(3):
-                await said(plans, changed(row, id=name).SerializeToString())
+                await outcome_of(plans, changed(row, id=name).SerializeToString())
         for name in (*names, "sevex"):
             data = changed(row, id=name).SerializeToString()
-            assert await said_at_once(plans, data) == await said(make(), data)
+            assert await immediate_outcome(plans, data) == await outcome_of(make(), data)
         for message in (changed(row, id="sev\u00e9"), changed(row, model_name="mlq"), *OTHERS.values()):
-            assert await said_at_once(plans, message.SerializeToString()) is None
+            assert await immediate_outcome(plans, message.SerializeToString()) is None
 
     with_plans(models, use)
 
@@ -188,14 +188,14 @@ def test_a_lead_is_learned_at_its_second_time(models: Path, monkeypatch: pytest.
 
     async def use(make: Callable[[], Plans]) -> None:
         plans = make()
-        await said(plans, changed(MLP, id="1").SerializeToString())
+        await outcome_of(plans, changed(MLP, id="1").SerializeToString())
         assert not known(plans, MLP)
-        await said(plans, changed(MLP, id="2").SerializeToString())
+        await outcome_of(plans, changed(MLP, id="2").SerializeToString())
         assert known(plans, MLP)
         for number in range(400):
             message = changed(MLP)
             message.parameters["number"].int64_param = number
-            await said(plans, message.SerializeToString())
+            await outcome_of(plans, message.SerializeToString())
             assert not known(plans, message)
         assert known(plans, MLP)
 
@@ -215,7 +215,7 @@ def test_large_messages_are_known_too(models: Path, tmp_path: Path, name: str) -
             stepped, answer = await read_in_steps(plans, message.SerializeToString())
             assert (stepped, known(plans, message)) == (number < 2, number > 0)
             assert Response.FromString(answer).id == str(number)
-            assert answer == await said(make(), message.SerializeToString())
+            assert answer == await outcome_of(make(), message.SerializeToString())
 
     if name == "sequence":
         models = tmp_path
@@ -238,7 +238,7 @@ def test_what_takes_long_to_read_is_read_in_steps(tmp_path: Path) -> None:
             assert stepped
             assert len(Response.FromString(answer).raw_output_contents[0]) == 12
         for _ in range(3):  # what is known of its lead does not fit it
-            await said(plans, hostile.message("mlp", [1, 4], bytes(16)))
+            await outcome_of(plans, hostile.message("mlp", [1, 4], bytes(16)))
         assert (await read_in_steps(plans, behind))[0]
 
     hostile.make_models(tmp_path)
@@ -256,7 +256,7 @@ def test_what_is_known_is_bounded(models: Path) -> None:
             message = changed(MLP)
             message.parameters["number"].int64_param = number
             for _ in range(2):
-                await said(plans, message.SerializeToString())
+                await outcome_of(plans, message.SerializeToString())
             kept += known(plans, message)
         assert kept == 1100
         message = changed(MLP)
@@ -264,7 +264,7 @@ def test_what_is_known_is_bounded(models: Path) -> None:
         assert not known(plans, message)
         message.parameters["note"].string_param = "x" * 2048
         for _ in range(3):
-            await said(plans, message.SerializeToString())
+            await outcome_of(plans, message.SerializeToString())
         assert not known(plans, message)
 
     with_plans(models, use)
@@ -328,10 +328,10 @@ def test_clients_that_come_late_are_known_too(models: Path) -> None:
             message.parameters["number"].int64_param = number
         for _ in range(300):
             for message in either:
-                await said(plans, message.SerializeToString())
+                await outcome_of(plans, message.SerializeToString())
         newcomer = changed(row, id="one that comes late").SerializeToString()
         for _ in range(20):
-            await said(plans, newcomer)
-        assert await said_at_once(plans, newcomer) == await said(make(), newcomer)
+            await outcome_of(plans, newcomer)
+        assert await immediate_outcome(plans, newcomer) == await outcome_of(make(), newcomer)
 
     with_plans(models, use)

@@ -20,7 +20,7 @@ import tritonclient.http
 from tests.certificates import Pair, make_pair, needs_openssl
 from tests.engines.models import identity, perceptron
 from tests.server.workers.test_supervisor import workers
-from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
+from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving, steady_clients, until
 
 from tailcut.spec import DType
 from tailcut.wire.grpc.messages import METHODS, SERVICE
@@ -347,7 +347,7 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
     words = "does not belong to the certificate"
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *flags) as server:
         first = now()
-        with asking(raw_request("mlp", BODY), partial(connect, server, context)) as wrong:
+        with steady_clients(raw_request("mlp", BODY), partial(connect, server, context)) as wrong:
             with connect(server, context) as kept:
                 assert kept.ask(raw_request("mlp", BODY)).status == 200
                 shutil.copy(new.cert, old.cert)

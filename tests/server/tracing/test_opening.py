@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import ended, serving
+from tests.servers import completed, serving
 
 from tailcut.errors import UsageError
 from tailcut.server.tracing.opening import open_export
@@ -50,7 +50,7 @@ def test_an_option_that_asks_for_traces_needs_them(tmp_path: Path, monkeypatch: 
     """Exit code 2, and one line."""
     model = perceptron([4, 3], tmp_path / "mlp.onnx")
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1")
-    done = ended(tmp_path, "serve", model, "--port", "0", "--no-auto", "--trace-sample", "1")
+    done = completed(tmp_path, "serve", model, "--port", "0", "--no-auto", "--trace-sample", "1")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("tailcut: OpenTelemetry's variables (OTEL_...) cannot be used: OTEL_SPAN_ATTRIBUTE_COUNT_")

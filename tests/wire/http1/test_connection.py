@@ -55,7 +55,7 @@ class Reader:
 
     def __init__(self, *, refuses: bool = False, first: int = 0) -> None:
         self.wire = connection()
-        self.told: list[object] = []
+        self.heard: list[object] = []
         self.refuses = refuses  # every message with a body
         self.first = first  # bytes of a body that it looks at before it has the rest written elsewhere
         self.body = bytearray()
@@ -86,7 +86,7 @@ class Reader:
             if event is None:
                 break
             if isinstance(event, Broken):
-                self.told.append((event.status, event.message))
+                self.heard.append((event.status, event.message))
             elif isinstance(event, Body):
                 self.take(event.data, whole=event.whole)
             else:
@@ -95,9 +95,9 @@ class Reader:
 
     def begin(self, event: RequestReceived[Plan]) -> None:
         plan, wire = event.meaning, self.wire
-        self.told.append((plan.head.method, plan.head.path))
+        self.heard.append((plan.head.method, plan.head.path))
         if self.refuses and (plan.length or plan.head.chunked):
-            self.told.append("the last" if wire.refuse() else "refused")
+            self.heard.append("the last" if wire.refuse() else "refused")
         elif event.whole:
             self.finish(bytes(event.body))
         elif plan.head.chunked:
@@ -117,15 +117,15 @@ class Reader:
 
     def finish(self, body: bytes) -> None:
         """The whole message is here; it is answered at once."""
-        self.told.append(body)
+        self.heard.append(body)
         closes = self.wire.closes
         self.wire.answered()
         if closes:
             self.wire.close()
-            self.told.append("closed")
+            self.heard.append("closed")
 
 
-def told(pieces: Iterable[bytes], *, refuses: bool = False, first: int = 0) -> list[object]:
+def events_of(pieces: Iterable[bytes], *, refuses: bool = False, first: int = 0) -> list[object]:
     reader = Reader(refuses=refuses, first=first)
     for piece in pieces:
         reader.hear(piece)
@@ -139,7 +139,7 @@ def told(pieces: Iterable[bytes], *, refuses: bool = False, first: int = 0) -> l
             reader.read()
             if len(reader.wire.held) == before:
                 break
-    return reader.told
+    return reader.heard
 
 
 def corpora() -> Iterator[tuple[str, bytes]]:
@@ -170,7 +170,7 @@ CORPORA = dict(corpora())
 def ways(data: bytes) -> list[tuple[bool, int]]:
     """The ways that the bodies of an input can take, as Reader has them: read, looked at first, or refused."""
     ways = [(False, 0), (False, 3), (True, 0)]
-    ends = [told([data], refuses=refuses, first=first) for refuses, first in ways]
+    ends = [events_of([data], refuses=refuses, first=first) for refuses, first in ways]
     return [way for number, way in enumerate(ways) if number == 0 or ends[number] != ends[0] or b"Content-L" in data]
 
 
@@ -184,10 +184,10 @@ def test_every_split_gives_the_same_events(name: str) -> None:
     middle = range(1, len(data), 1 if THOROUGH else max(7, len(data) // 600))
     cuts = sorted({*range(1, min(len(data), NEAR)), *middle, *range(max(1, len(data) - NEAR), len(data))})
     for refuses, first in ways(data):
-        whole = told([data], refuses=refuses, first=first)
+        whole = events_of([data], refuses=refuses, first=first)
         assert whole
         for cut in cuts:
-            assert told([data[:cut], data[cut:]], refuses=refuses, first=first) == whole, (cut, refuses, first)
+            assert events_of([data[:cut], data[cut:]], refuses=refuses, first=first) == whole, (cut, refuses, first)
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -195,11 +195,11 @@ def test_two_cuts_give_the_same_events(name: str) -> None:
     """The same for pairs of positions, drawn by chance."""
     data, draw = CORPORA[name], random.Random(name)
     for refuses, first in ways(data):
-        whole = told([data], refuses=refuses, first=first)
+        whole = events_of([data], refuses=refuses, first=first)
         for _ in range(min(PAIRS, len(data) ** 2)):
             item, two = sorted(draw.choices(range(len(data)), k=2))
             pieces = [piece for piece in (data[:item], data[item:two], data[two:]) if piece]
-            assert told(pieces, refuses=refuses, first=first) == whole, (item, two, refuses, first)
+            assert events_of(pieces, refuses=refuses, first=first) == whole, (item, two, refuses, first)
 
 
 @pytest.mark.parametrize("name", [name for name, data in CORPORA.items() if len(data) < 1000])
@@ -207,7 +207,7 @@ def test_byte_by_byte(name: str) -> None:
     """The slowest of networks changes nothing."""
     data = CORPORA[name]
     for first in (0, 3):
-        assert told([data[at : at + 1] for at in range(len(data))], first=first) == told([data], first=first)
+        assert events_of([data[at : at + 1] for at in range(len(data))], first=first) == events_of([data], first=first)
 
 
 def in_state(state: ConnectionState) -> Http1Connection[Plan]:
