@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its debugging pipe (Chrome DevTools Protocol): scripts, keys, pictures."""
+"""Headless Chromium, controlled through its debugging pipe (Chrome DevTools Protocol): scripts, keys, screenshots."""
 
 import base64
 import itertools
@@ -34,7 +34,7 @@ _UNTIL = "new Promise((done) => {{ const look = () => ({0}) ? done(true) : setTi
 
 
 class Browser:
-    """One page of a browser. `problems` are what its console complains of: errors, and what a policy has blocked."""
+    """One page of a browser. `problems` are the errors in its console, and what a policy has blocked."""
 
     def __init__(self, process: subprocess.Popen, commands: int, answers: int) -> None:
         self._process = process
@@ -47,7 +47,7 @@ class Browser:
         self.renew()
 
     def renew(self) -> None:
-        """Leave the page for one that knows nothing of it: no storage, no window size, no problems."""
+        """Replace the page with a fresh one: no storage, no window size, no problems."""
         self._session = ""
         if self._context:
             self.ask("Target.disposeBrowserContext", browserContextId=self._context)
@@ -59,7 +59,7 @@ class Browser:
             self.ask(f"{domain}.enable")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command, and its result."""
+        """Send one command, and return its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -93,28 +93,28 @@ class Browser:
         return message
 
     def open(self, url: str) -> None:
-        """Go to a page, and wait until it is loaded."""
+        """Open a page, and wait until it is loaded."""
         self._loaded = False
         assert "errorText" not in self.ask("Page.navigate", url=url)
         while not self._loaded:
             self._read()
 
     def run(self, expression: str) -> Any:
-        """The value of a script's expression; a promise is waited for."""
+        """Evaluate an expression; a promise is awaited."""
         result = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def until(self, expression: str) -> None:
-        """Wait for an expression to be true."""
+        """Wait until an expression is true."""
         assert self.run(_UNTIL.format(expression)) is True
 
     def text(self, selector: str) -> str:
-        """What an element shows."""
+        """The text of an element."""
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def press(self, key: str) -> None:
-        """A key, down and up."""
+        """Press and release a key."""
         code = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}[key]
         fields: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         text = {"text": "\r"} if key == "Enter" else {}
@@ -122,28 +122,28 @@ class Browser:
         self.ask("Input.dispatchKeyEvent", type="keyUp", **fields)
 
     def size(self, width: int, height: int, *, mobile: bool = False) -> None:
-        """The size of the window."""
+        """Set the size of the window."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
 
     def prefer(self, scheme: str) -> None:
-        """Whether the user prefers `light` or `dark`."""
+        """Set the user's preferred colour scheme, `light` or `dark`."""
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
-        """The page as a PNG."""
+        """A screenshot of the page, as PNG."""
         data = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
 
     def accessible(self) -> list[tuple[str, str]]:
-        """Role and name of every element that assistive technology is told of."""
+        """Role and name of every element in the accessibility tree."""
         nodes = self.ask("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
 
 
 @contextmanager
 def browsing(folder: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own in a folder, until the block ends."""
+    """Run a browser with its own profile in a folder until the block ends."""
     assert CHROMIUM is not None
     (theirs_in, commands), (answers, theirs_out) = os.pipe(), os.pipe()
     # The browser reads commands from descriptor 3 and answers on 4.

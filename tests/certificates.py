@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl command; each leads to no authority but itself."""
+"""Self-signed certificates for tests, made by the openssl command."""
 
 import shutil
 import ssl
@@ -21,23 +21,23 @@ class Pair:
 
     @property
     def flags(self) -> list[str]:
-        """What `tailcut serve` takes."""
+        """The options of `tailcut serve` for it."""
         return ["--tls-cert", str(self.cert), "--tls-key", str(self.key)]
 
     def client(self) -> ssl.SSLContext:
-        """What a client trusts."""
+        """A context for clients that trust it."""
         return ssl.create_default_context(cafile=self.cert)
 
 
 def openssl(*arguments: str | Path) -> str:
-    """Run the command; what it prints."""
+    """Run openssl; returns what it prints."""
     assert OPENSSL is not None
     done = subprocess.run([OPENSSL, *map(str, arguments)], check=True, capture_output=True, text=True)
     return done.stdout
 
 
 def make_pair(folder: Path, name: str = "tls", *, days: int = 30, rsa: bool = False) -> Pair:
-    """A certificate for localhost and 127.0.0.1, valid for so many days; an expired one for fewer than 0."""
+    """Make a certificate for localhost and 127.0.0.1, valid for this many days; if negative, it has expired."""
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     request, names = folder / f"{name}.csr", folder / f"{name}.names"
     names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=critical,CA:TRUE\n")

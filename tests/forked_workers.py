@@ -1,7 +1,7 @@
-"""Worker processes of forked servers are forked, too: executed, each imports again what its supervisor has imported.
+"""Forks the worker processes of forked servers: an executed worker would import everything again, a second or more.
 
-That takes a second or more of a core. The fork server of the tests imports this module, and no other process does: the
-workers of a server that is executed are executed, as in tests/server/workers/test_supervisor.py.
+Only the tests' fork server imports this module. The workers of an executed server are executed as usual, as in
+tests/server/workers/test_supervisor.py.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tailcut.server.workers import supervisor
 
 
 class ForkedWorker(subprocess.Popen):
-    """A worker that begins as a copy of its supervisor."""
+    """A worker that starts as a copy of its supervisor."""
 
     def __init__(self, command: Sequence[str], *, stdin: int, **how: Any) -> None:
         assert stdin == subprocess.DEVNULL
@@ -39,7 +39,7 @@ class ForkedWorker(subprocess.Popen):
         env: Mapping[str, str],
         *_others: object,
     ) -> None:
-        """In place of `Popen`'s own: fork, and go on as a process that was executed with these arguments."""
+        """Replace `Popen._execute_child`: fork, and continue like a process executed with these arguments."""
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
         self.pid = os.fork()
         if self.pid == 0:
@@ -57,7 +57,7 @@ class ForkedWorker(subprocess.Popen):
 
 
 def _become(command: Sequence[str], keep: Collection[int], folder: str, environment: Mapping[str, str]) -> None:
-    """Let go of what is the supervisor's. Nothing of it is freed: its frames stay below this one's."""
+    """Give up the supervisor's state. None of it is freed, since its frames stay below this one."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -1,11 +1,11 @@
-"""An environment in which packages are not installed, as far as Python programs can tell: children inherit it."""
+"""Environments in which packages seem not to be installed, for Python programs and their children."""
 
 import os
 from pathlib import Path
 
 
 def without(folder: Path, *packages: str) -> dict[str, str]:
-    """The environment for a child process whose imports of these packages fail, and its children's, too."""
+    """An environment in which imports of these packages fail, for a child process and its children."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"sys.modules[{name!r}] = None" for name in packages]  # documented: importing such a module fails
     (folder / "sitecustomize.py").write_text("\n".join(["import sys", *lines, ""]))

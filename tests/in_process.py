@@ -1,4 +1,4 @@
-"""Commands in the process of the tests, and servers that are forked: both save the time that starting one takes."""
+"""Runs commands in the tests' own process and forks servers, which saves the time that starting them takes."""
 
 import logging
 import signal
@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGHUP, signal.SIGUSR1)  # `tailcut.cli.serving.process.Early
 
 @contextmanager
 def logging_restored() -> Iterator[None]:
-    """Logging is afterwards as it was before: a command sets it up for its process."""
+    """Restore logging after the block, because a command sets it up for its process."""
     logger = logging.getLogger("tailcut")
     handlers, level, propagate = [*logger.handlers], logger.level, logger.propagate
     yield
@@ -28,7 +28,7 @@ def logging_restored() -> Iterator[None]:
 
 @contextmanager
 def signals_restored() -> Iterator[None]:
-    """Likewise the signals: a server that starts ignores two of them, and so would every process that follows it."""
+    """Restore signal handlers after the block: a starting server ignores two signals, which child processes inherit."""
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     yield
     for number, handler in handlers.items():
@@ -37,7 +37,7 @@ def signals_restored() -> Iterator[None]:
 
 
 def fork_trials(patch: pytest.MonkeyPatch) -> None:
-    """Let all servers that this process measures (`tailcut.lab.trial`) be forked, by the fork server of the tests."""
+    """Fork all servers that this process measures (`tailcut.lab.trial`) from the tests' fork server."""
     from tailcut.lab.fork_server import fork
     from tests.servers import MODULES
 
@@ -48,7 +48,7 @@ def fork_trials(patch: pytest.MonkeyPatch) -> None:
 
 
 def ran(folder: Path, *arguments: str) -> CompletedProcess[str]:
-    """The exit code of `tailcut ARGUMENTS` in a folder, and what it printed; for fixtures that several tests share."""
+    """Run `tailcut ARGUMENTS` in a folder; its exit code and output. For fixtures that several tests share."""
     from tailcut.cli.main import main
 
     with (

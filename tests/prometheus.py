@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes one server, for tests of queries and alerts; skipped where it is not installed."""
+"""A real Prometheus that scrapes one server, for tests of queries and alerts, which are skipped without it."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ scrape_configs:
 
 @contextmanager
 def prometheus(folder: Path, target: str, *options: str) -> Iterator[str]:
-    """One that scrapes a server as a pod would be, with the `*.rules.yml` of the folder; its address."""
+    """Run a Prometheus that scrapes a server like a pod, with the `*.rules.yml` of the folder; its address."""
     (folder / "prometheus.yml").write_text(_CONFIG.format(target=target))
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -42,7 +42,7 @@ def prometheus(folder: Path, target: str, *options: str) -> Iterator[str]:
 
 
 def query(address: str, expression: str) -> list[dict[str, Any]]:
-    """The samples that an expression has now, nothing while Prometheus is not ready; a wrong expression raises."""
+    """The current samples of an expression, none while Prometheus is not ready; an invalid expression raises."""
     url = f"http://{address}/api/v1/query?query={urllib.parse.quote(expression)}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
@@ -56,5 +56,5 @@ def query(address: str, expression: str) -> list[dict[str, Any]]:
 
 
 def values(address: str, expression: str) -> list[float]:
-    """The number of each of these samples."""
+    """The values of samples."""
     return [float(item["value"][1]) for item in query(address, expression)]

@@ -1,4 +1,4 @@
-"""Real output of commands against the schemas that `tailcut schema` prints."""
+"""Validates real output of commands against the schemas that `tailcut schema` prints."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tailcut.cli.schema import SCHEMAS
 
 
 def validated(command: str, output: str | bytes) -> Any:
-    """What a command printed, parsed; fails where its schema does not allow it."""
+    """Parse what a command printed; fails if it violates its schema."""
     value = json.loads(output)
     Draft202012Validator(SCHEMAS[command]()).validate(value)
     return value

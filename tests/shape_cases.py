@@ -1,4 +1,4 @@
-"""Cases whose tensors are not what an engine's memory could be bound to, whatever the file says of them."""
+"""Cases whose outputs cannot be bound to memory, whatever shapes their files declare."""
 
 import numpy as np
 from onnx import TensorProto as T
@@ -7,7 +7,7 @@ from tests.case_parts import Case, floats, independent, made_model, node, value_
 
 
 def passed_on() -> Case:
-    """An input that is an output as well: engines leave memory that is bound to it as it was."""
+    """An input that is also an output: engines do not write the memory that is bound to it."""
     outputs = [value_info("y", T.FLOAT, "n", 4), value_info("x", T.FLOAT, "n", 4)]
     model = made_model([node("Relu", ["x"], ["y"])], [value_info("x", T.FLOAT, "n", 4)], outputs)
     return Case(model, [{"x": floats(n, n, 4)} for n in (1, 3, 1, 9, 40, 2)], batched=True)
@@ -20,7 +20,7 @@ def echo_of_one_row() -> Case:
 
 
 def fewer_columns_declared() -> Case:
-    """The file says 2, and there are 3: onnxruntime only warns of that."""
+    """The file declares 2 columns, but there are 3: onnxruntime only warns."""
     return independent("x", ["n", 4], ["n", 2])
 
 
@@ -37,7 +37,7 @@ def other_rows_declared() -> Case:
 
 
 def as_many_as_declared() -> Case:
-    """Hits in a row, of which the file says that there are four, which is so for most values."""
+    """The hits in a row; the file declares four, which is right for most values."""
     nodes = [node("Squeeze", ["x", "first"], ["row"]), node("NonZero", ["row"], ["places"])]
     weights = {"first": np.array([0])}
     model = made_model(nodes, [value_info("x", T.FLOAT, 1, 4)], [value_info("places", T.INT64, 1, 4)], weights)
@@ -46,7 +46,7 @@ def as_many_as_declared() -> Case:
 
 
 def matched() -> Case:
-    """Each row by the row of the same number, or all of them by a single one."""
+    """Each row multiplied by the row with the same index, or all rows by a single one."""
     nodes = [node("Mul", ["x", "q"], ["p"]), node("ReduceSum", ["p", "last"], ["y"], keepdims=0)]
     inputs = [value_info("x", T.FLOAT, "docs", 8), value_info("q", T.FLOAT, "queries", 8)]
     model = made_model(nodes, inputs, [value_info("y", T.FLOAT, "n")], {"last": np.array([1])})
@@ -56,7 +56,7 @@ def matched() -> Case:
 
 
 def towers() -> Case:
-    """Images and texts, embedded apart from each other."""
+    """Images and texts, embedded separately."""
     nodes = [node("MatMul", ["a", "v"], ["image"]), node("MatMul", ["b", "w"], ["text"])]
     inputs = [value_info("a", T.FLOAT, "images", 8), value_info("b", T.FLOAT, "texts", 4)]
     outputs = [value_info("image", T.FLOAT, "images", 3), value_info("text", T.FLOAT, "texts", 3)]
@@ -66,7 +66,7 @@ def towers() -> Case:
 
 
 def towers_of_words() -> Case:
-    """Likewise of any length, averaged."""
+    """Two separate texts of any length, embedded and averaged."""
     nodes = [node("ReduceMean", ["a"], ["y"], axes=[1]), node("ReduceMean", ["b"], ["z"], axes=[1])]
     inputs = [value_info("a", T.FLOAT, "questions", "long"), value_info("b", T.FLOAT, "answers", "wide")]
     outputs = [value_info("y", T.FLOAT, "questions", 1), value_info("z", T.FLOAT, "answers", 1)]

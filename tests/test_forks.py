@@ -17,7 +17,7 @@ class Held:
         self.told += 1
 
 
-def test_only_the_child_is_told() -> None:
+def test_only_the_child_is_notified() -> None:
     """Once for each fork, before anything else runs there."""
     held = Held()
 

@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_written_is_one_line(project: pytest.Pytester) -> 
         ("--tailcut-report=out.json", "--tailcut-report: out.json: a report is HTML"),
     ],
 )
-def test_a_wrong_option_is_told_at_once(project: pytest.Pytester, option: str, message: str) -> None:
+def test_an_invalid_option_is_reported_at_once(project: pytest.Pytester, option: str, message: str) -> None:
     """No test runs; one line says what is wrong, and what to give."""
     write(project, 10)
     done = project.runpytest_inprocess(option)

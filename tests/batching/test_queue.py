@@ -104,7 +104,7 @@ def test_what_leaves_is_found_wherever_it_stands() -> None:
     assert queue.head() is None
 
 
-def test_a_newcomer_is_told_what_goes_before_it() -> None:
+def test_a_newcomer_learns_what_is_before_it() -> None:
     """Rows of smaller priorities, and of its own with an earlier deadline or an earlier arrival."""
     queue = queue_of(
         Item(count=4), Item(count=2, deadline_ns=100), Item(priority=1, count=1), Item(priority=500, count=8)

@@ -1,4 +1,4 @@
-"""What tests of several commands ask in the same way."""
+"""Fixtures for tests of several commands."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ class Bench(Protocol):
 
 @pytest.fixture
 def bench(capfd: pytest.CaptureFixture[str]) -> Bench:
-    """In this process, which saves the time that starting one takes; else alike."""
+    """Run `tailcut bench` in this process, which is faster than starting another one."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = ["bench", "--warmup", "50ms", *map(str, arguments)]

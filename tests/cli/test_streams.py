@@ -92,7 +92,7 @@ def test_a_measurement_goes_on_to_its_end(server: Server, redirect: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said(server: Server) -> None:
+def test_a_full_disk_is_reported(server: Server) -> None:
     """What was asked for could not be written: exit code 2 and one line."""
     command = f"{TAILCUT} bench {server.url} --duration 0.3s --warmup 0s --rate 50 --json >/dev/full"
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=90)  # noqa: PLW1510

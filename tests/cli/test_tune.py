@@ -174,7 +174,7 @@ def test_profiles_are_compared(tuned: tuple[dict, str], folder: Path) -> None:
     assert item["slo_met"] in {True, False, None}
 
 
-def test_whether_requests_are_batched_is_told_with_its_reason(tuned: tuple[dict, str]) -> None:
+def test_whether_requests_are_batched_is_reported_with_its_reason(tuned: tuple[dict, str]) -> None:
     """In the result with every source, and while the tune runs."""
     result, story = tuned
     assert result["rows"]["batched"] is True

@@ -1,4 +1,4 @@
-"""Small ONNX models made on the spot, one for each shape of signature that an engine must take."""
+"""Small generated ONNX models, one for each kind of signature that an engine must support."""
 
 import itertools
 from pathlib import Path
@@ -51,7 +51,7 @@ def perceptron(widths: list[int], path: Path) -> Path:
 
 
 def quantised(path: Path, copy: Path) -> Path:
-    """Write a copy that passes for one in static int8, and answers as the model does: an unused constant is int8."""
+    """Write a copy that counts as static int8, with the same answers: an unused constant is int8."""
     model = onnx.load(path)
     weights = {"int8": np.zeros(1, np.int8), "scale": np.ones((), np.float32), "zero": np.zeros((), np.int8)}
     model.graph.initializer.extend(numpy_helper.from_array(item, name) for name, item in weights.items())
@@ -106,7 +106,7 @@ def gather_rows(path: Path) -> Path:
 
 
 def external_weights(path: Path) -> Path:
-    """A perceptron 64-32 whose weights lie in a file of their own, `<name>.data`."""
+    """A perceptron 64-32 whose weights are in a separate file, `<name>.data`."""
     perceptron([64, 32], path)
     model = onnx.load(path)
     onnx.save(
@@ -141,7 +141,7 @@ def convolution(path: Path) -> Path:
 def images(path: Path) -> Path:
     """image float32 [batch, 2, height, width] -> half [batch, 3, half the height, half the width], total [batch, 2].
 
-    A convolution that fills its edges with zeros: those of a bucket change nothing.
+    A convolution that pads its edges with zeros, so that the padding of a bucket changes nothing.
     """
     w = np.random.default_rng(0).standard_normal((3, 2, 3, 3)).astype(np.float32)
     nodes = [
@@ -164,7 +164,7 @@ def pairs(path: Path) -> Path:
 
 
 def unsupported_type(path: Path) -> Path:
-    """x complex64 [batch, 2] -> y = x: a type that the protocol has no name for."""
+    """x complex64 [batch, 2] -> y = x: a type that the protocol does not have."""
     ends = [[helper.make_tensor_value_info(name, TensorProto.COMPLEX64, ["batch", 2])] for name in ("x", "y")]
     return save(path, [helper.make_node("Identity", ["x"], ["y"])], *ends)
 
@@ -297,14 +297,14 @@ def attention(path: Path, *, over_rows: bool = False) -> Path:
 
 
 def scaled_free(path: Path) -> Path:
-    """x float32 [batch, n] -> y = 2 x, whose sizes nothing says."""
+    """x float32 [batch, n] -> y = 2 x, whose shape is not declared."""
     nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]
     ends = [[value(name, DType.FP32, (None, None))] for name in ("x", "y")]
     return save(path, nodes, *ends, {"two": np.array(2, np.float32)})
 
 
 def pooled(path: Path) -> Path:
-    """x float32 [batch, 3, height, width] -> y float32 [batch, 3], pooled by 2x2: an image of one line has none.
+    """x float32 [batch, 3, height, width] -> y float32 [batch, 3], pooled by 2x2: nothing is left of one line.
 
     onnxruntime answers it nevertheless.
     """

@@ -229,7 +229,7 @@ def test_the_file_is_not_touched(convolution: Path, engine: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
-def test_the_arena_grows_as_it_is_told(tmp_path: Path) -> None:
+def test_the_arena_grows_as_configured(tmp_path: Path) -> None:
     """Three tensors of 36 MiB at a time: by powers of two, or by no more than a sixth beyond what they take."""
     nodes = [
         helper.make_node("Add", ["x", "x"], ["twice"]),

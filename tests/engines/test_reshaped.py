@@ -56,7 +56,7 @@ def test_sizes_that_the_model_leaves_free(tmp_path: Path, name: str) -> None:
     check_answers(engine, np.zeros((5, 4, 1)) if name == "none" else 2 * X.reshape(5, 4, 1))
 
 
-def test_an_output_whose_size_only_clients_are_told(tmp_path: Path) -> None:
+def test_an_output_whose_size_only_clients_see(tmp_path: Path) -> None:
     """Its shape is what they are told."""
     path = models.scaled_free(tmp_path / "scaled.onnx")
     told = Reshape(name="y", client=(-1, 4), model=(-1, 4))

@@ -266,7 +266,7 @@ def test_integers_all_of_which_differ_are_wrong(
         (np.ones(2), np.full(2, 1.5), "off by 50.0% from onnxruntime"),
     ],
 )
-def test_what_differs_is_said(tmp_path: Path, wanted: np.ndarray, answer: np.ndarray, reason: str) -> None:
+def test_differences_are_named(tmp_path: Path, wanted: np.ndarray, answer: np.ndarray, reason: str) -> None:
     check, _, _ = checked(tmp_path, 1)
     assert check._off({"y": wanted}, {"y": answer}) == reason
 

@@ -73,7 +73,7 @@ def test_a_size_that_the_model_refuses(tmp_path: Path) -> None:
     engine.run(request(4))
 
 
-def test_only_engines_that_can_be_told_are_told_to_give_up(tmp_path: Path) -> None:
+def test_only_engines_that_can_be_cancelled_are_cancelled(tmp_path: Path) -> None:
     """As the watchdog asks for it."""
     path = masked_mean(tmp_path / "m.onnx")
     for name, can in (("onnxruntime", True), ("openvino", False)):

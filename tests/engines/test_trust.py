@@ -13,7 +13,7 @@ def own_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILCUT_TRUSTED_FILES", "")
 
 
-def test_nothing_is_trusted_unless_it_was_said(tmp_path: Path) -> None:
+def test_nothing_is_trusted_without_the_option(tmp_path: Path) -> None:
     """A file says nothing of the one beside it; a folder speaks for all that is below it."""
     trust(tmp_path / "a" / "one.pkl")
     trust(tmp_path / "b")

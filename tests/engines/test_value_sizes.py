@@ -46,7 +46,7 @@ def test_sizes_that_are_always_the_same(nodes: list[onnx.NodeProto]) -> None:
     assert open_shapes(model(nodes, {"fixed": np.array([1, 4])})) == {}
 
 
-def test_a_loop_returns_as_many_steps_as_it_was_told() -> None:
+def test_a_loop_returns_as_many_steps_as_its_input_says() -> None:
     """Its length is a value, and so is that of what follows it."""
     body = onnx.helper.make_graph(
         [node("Identity", ["go"], ["on"]), node("Identity", ["x"], ["step"])],

@@ -1,4 +1,4 @@
-"""The files for Kubernetes as values, and a container of them as a process on this machine."""
+"""Reads the Kubernetes manifests, and runs their containers as processes on this machine."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def seconds(arguments: list[str], option: str) -> float:
 
 
 def hook_seconds(spec: dict[str, Any]) -> float:
-    """How long a container's preStop hook lasts, which does nothing else."""
+    """The duration of a container's preStop hook, which only sleeps."""
     hook = spec["lifecycle"]["preStop"]
     assert set(hook) == {"sleep"}
     return float(hook["sleep"]["seconds"])
@@ -65,7 +65,7 @@ class Container:
         return Wire(socket.create_connection(("127.0.0.1", self.ports["http"]), TIMEOUT_S))
 
     def probe(self, kind: str) -> int:
-        """The status that a probe of the manifest gets; 0 where nothing listens."""
+        """The HTTP status that a probe of the manifest gets; 0 if nothing listens."""
         get = self.spec[kind]["httpGet"]
         numbers = {port["containerPort"]: self.ports[port["name"]] for port in self.spec["ports"]}
         scheme = get.get("scheme", "HTTP").lower()
@@ -81,7 +81,7 @@ class Container:
             return 0
 
     def wait_until_started(self) -> None:
-        """As the kubelet does: ask the startup probe until it succeeds."""
+        """Repeat the startup probe until it succeeds, as the kubelet does."""
         end = time.monotonic() + START_S
         while self.probe("startupProbe") != 200:
             assert self.process.poll() is None, self.log.read_text()
@@ -90,7 +90,7 @@ class Container:
 
 
 def environment_of_the_image() -> dict[str, str]:
-    """What the last stage of the Dockerfile sets, without the PATH to a Python that is not here."""
+    """The environment that the last stage of the Dockerfile sets, without its PATH."""
     last = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
     lines = re.search(r"^ENV ((?:.*\\\n)*.*)$", last, re.MULTILINE)
     assert lines
@@ -102,13 +102,13 @@ def environment_of_the_image() -> dict[str, str]:
 def running(
     spec: dict[str, Any], mounts: Mapping[str, Path], folder: Path, before: Sequence[str] = ()
 ) -> Iterator[Container]:
-    """A container of a manifest as a process: its arguments, with these folders in the place of its mounts.
+    """Run a container of a manifest as a process, with its arguments, and with these folders for its mounts.
 
     Args:
         spec: the container.
-        mounts: folders of this machine by the paths at which the container has them.
-        folder: for the log.
-        before: a command that starts the process.
+        mounts: folders of this machine, by mount path.
+        folder: folder for the log.
+        before: a command that is to start the process.
     """
     ports = {}
     for port in spec["ports"]:

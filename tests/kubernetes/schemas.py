@@ -1,4 +1,4 @@
-"""Manifests against schemas: core kinds by kubernetes-validate, custom ones by the schemas of their projects."""
+"""Validates manifests: core kinds with kubernetes-validate, custom ones with the schemas of their projects."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ def versions_of(api_version: str) -> str:
 
 
 def validate(manifest: dict[str, Any]) -> None:
-    """Fail where a manifest is not one of its kind; skip where this machine has nothing to check it by."""
+    """Fail if a manifest is invalid for its kind; skip if this machine has no schema for it."""
     group = manifest["apiVersion"].partition("/")[0]
     if group in COMMITS:
         errors = [f"{error.json_path}: {error.message}" for error in _custom(manifest).iter_errors(manifest)]
@@ -49,7 +49,7 @@ def _custom(manifest: dict[str, Any]) -> Draft202012Validator:
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """A structural schema in which unknown fields are wrong, as a server with strict validation has it.
+    """A structural schema that rejects unknown fields, as a server with strict validation does.
 
     The metadata of the root is any object there, because every kind has the same.
     """

@@ -1,4 +1,4 @@
-"""What is between clients and pods: one address for those that are ready; and clients that keep their connections."""
+"""A Kubernetes Service, one address for the ready pods, and clients that keep their connections."""
 
 import asyncio
 import itertools
@@ -58,7 +58,7 @@ class Service:
         self._loop.close()
 
     def add(self, pod: Container) -> None:
-        """A new pod, which gets connections once it is ready: returns when it is."""
+        """Add a pod, which gets connections once it is ready; returns when it is."""
         self._pods.append(pod)
         end = time.monotonic() + TIMEOUT_S
         while pod not in self.endpoints:
@@ -66,7 +66,7 @@ class Service:
             time.sleep(PROBE_S)
 
     def delete(self, pod: Container) -> None:
-        """It gets no new connections from when the nodes have noticed."""
+        """Delete a pod, which gets no new connections once the nodes have noticed."""
         self._loop.call_soon_threadsafe(self._loop.call_later, NOTICE_S, self._pods.remove, pod)
 
     def connect(self) -> Wire:
@@ -136,7 +136,7 @@ class GrpcClients(AskingThreads):
         self._truth = truth
 
     def wait_for(self, more: int) -> None:
-        """Until so many more requests are answered."""
+        """Wait until this many more requests are answered."""
         wanted, end = self.answered + more, time.monotonic() + TIMEOUT_S
         while self.answered < wanted:
             assert time.monotonic() < end, self.failed

@@ -1,4 +1,4 @@
-"""One real server for the tests of this folder, and small models made on the spot."""
+"""A real server, and small generated models, for the tests of this folder."""
 
 from collections.abc import Iterator
 from pathlib import Path

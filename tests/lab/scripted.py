@@ -1,4 +1,4 @@
-"""An HTTP server on a real socket whose answers a test writes out: slow ones, broken ones, odd ones."""
+"""An HTTP server on a real socket with scripted answers: slow, broken or unusual ones."""
 
 import asyncio
 import threading
@@ -13,13 +13,13 @@ Script = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def answer_ok(number: int, writer: asyncio.StreamWriter) -> None:
-    """The plainest script."""
+    """A script that answers each request with 200."""
     writer.write(OK)
 
 
 @contextmanager
 def scripted(script: Script) -> Iterator[LoadTarget]:
-    """A server in a thread: each request, numbered from 0 as they come in, is left to the script."""
+    """Run a server in a thread; the script answers each request, numbered from 0 in order of arrival."""
     loop = asyncio.new_event_loop()
     port: Future[int] = Future()
     count = 0

@@ -281,9 +281,7 @@ def test_the_client_counts_its_own_processor_time() -> None:
     assert 0.05 < result.client_cpu < 1.5
 
 
-def test_what_takes_long_to_make_ready_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_preparation_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Once something is really compiled; what is only loaded says nothing."""
     with compiled.compiling("nothing"):
         pass

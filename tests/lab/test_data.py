@@ -246,7 +246,7 @@ def test_lines_that_are_no_requests(tmp_path: Path, text: str, words: str) -> No
     assert words in str(caught.value)
 
 
-def test_conversions_of_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_conversions_of_lines_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """JSON knows one kind of float, so each line is converted alike."""
     path = tmp_path / "d.jsonl"
     path.write_text('{"x": [0.5, 1, 2]}\n' * 3)

@@ -47,7 +47,7 @@ def test_the_slopes_interval_covers(draw: Draw) -> None:
     assert slope_coverage(draw, runs(400)) >= 0.98
 
 
-def test_alike_is_not_told_apart() -> None:
+def test_equal_samples_are_not_distinguished() -> None:
     """Comparisons of a function with itself cry wolf in under 2 %, with no noise threshold, also under drift."""
     draws = list(DISTRIBUTIONS.values())
     cried = 0

@@ -49,7 +49,7 @@ def test_a_change_between_runs_is_found() -> None:
 
 
 @pytest.mark.slow
-def test_saved_runs_alike_are_not_told_apart() -> None:
+def test_equal_saved_runs_are_not_distinguished() -> None:
     """Fresh runs of the same function against a saved one cry wolf in none of 8 seeded cases."""
     old = record(seed=100)
     assert not any(grew_slower(changes(record(seed=seed), old)) for seed in range(4))

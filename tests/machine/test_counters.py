@@ -217,7 +217,7 @@ print(group.user_only, [one.name for one in group.missing], after["page_faults"]
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.skipif(paranoid() != 2, reason="only at level 2 are users' counts limited to their own code")
-def test_the_kernels_share_is_left_out_and_said() -> None:
+def test_the_kernels_share_is_left_out_with_a_note() -> None:
     """Where users may not count inside the kernel, what happens in user code is counted, and `user_only` says so."""
     done = subprocess.run([sys.executable, "-c", USER_ONLY], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""

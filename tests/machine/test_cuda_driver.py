@@ -25,7 +25,7 @@ def file() -> Iterator[Path]:
         yield Path(file.name)
 
 
-def test_no_driver_is_said() -> None:
+def test_a_missing_driver_is_reported() -> None:
     """In words, and not as the loader says it."""
     with pytest.raises(UnsupportedError, match="no CUDA driver is installed on this machine"):
         Driver("libcuda-that-is-not-there.so")

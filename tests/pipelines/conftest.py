@@ -1,4 +1,4 @@
-"""The sample pipelines in a folder of their own, as a user has them."""
+"""The sample pipelines in a separate folder, like a user's."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A pipeline for tests, as a user writes one: texts are counted, scored by a model, and named."""
+"""Sample pipelines, like a user's: texts are tokenised, scored by a model, and labelled."""
 
 import os
 import random
@@ -27,7 +27,7 @@ def write_model(path: Path) -> None:
 
 @stage(inputs={"text": "BYTES"}, outputs={"ids": "INT64[-1]", "mask": "INT64[-1]"}, timeout_s=1.5)
 def tokenize(text):
-    """Bytes as tokens, filled up to the longest of the request; some words misbehave."""
+    """Bytes as tokens, padded to the request's longest; some words misbehave."""
     for item in text:
         if item == b"refuse":
             raise InvalidInputError("this word is refused")
@@ -50,7 +50,7 @@ def tokenize(text):
 
 @stage(inputs={"more": "INT64[-1]", "mask": "INT64[-1]", "text": "BYTES"}, outputs={"sum": "INT64", "echo": "BYTES"})
 def add_up(more, mask, text):
-    """Each row's tokens that are no filling, added up; and the text itself."""
+    """The sum of each row's tokens without padding, and the text itself."""
     return {"echo": [item[::-1] for item in text], "sum": (more * mask).sum(axis=1)}
 
 
@@ -94,7 +94,7 @@ CPU = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 @stage(inputs={"x": "FP32"}, outputs={"cpus": "BYTES", "pid": "INT64"}, workers=2, cpus=[CPU])
 def pinned(x):
-    """Where this process may run."""
+    """The CPUs that this process may run on."""
     time.sleep(0.05)  # so that the other process is asked, too
     return {"cpus": [repr(sorted(os.sched_getaffinity(0)))] * len(x), "pid": np.full(len(x), os.getpid())}
 

@@ -91,7 +91,7 @@ def test_what_is_random_or_refused_alone_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize("variable", ["processes", "threads"])
-def test_concurrent_requests_are_right_although_nobody_said_so(tmp_path: Path, variable: str) -> None:
+def test_concurrent_requests_are_right_without_a_declaration(tmp_path: Path, variable: str) -> None:
     """A mean over the batch, which nothing in the file declares."""
     (tmp_path / "mixing.py").write_text(FILE)
     with Model.open(f"{tmp_path}/mixing.py:{variable}") as model:

@@ -211,7 +211,7 @@ def test_cpus_that_there_are_not_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("steps", ["'a/m.onnx', 'b/m.onnx'", "'a/m.onnx', 'a/m.onnx'"])
-def test_models_of_one_name_are_told_apart_by_their_files(tmp_path, steps):
+def test_models_of_one_name_are_refused_with_a_hint(tmp_path, steps):
     """A model has no decorator that names it."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -105,7 +105,7 @@ def test_many_rows_pass_every_step(texts):
         (b"hang", DeadlineExceededError, "did not answer within 1.5 s: its process was killed"),
     ],
 )
-def test_a_fault_is_told_and_the_next_request_answered(texts, word, kind, message):
+def test_a_fault_is_reported_and_the_next_request_answered(texts, word, kind, message):
     """No message has the exception's own text, which may show a request."""
     with pytest.raises(kind, match=message) as caught:
         texts.infer_sync({"text": [word]})
@@ -281,7 +281,7 @@ def test_a_closed_pipeline_says_so_itself(folder):
     assert asyncio.run(ask()) == {"pipeline 'texts' was closed"}
 
 
-def test_a_forked_child_is_told_where_to_open_the_pipeline(numbers):
+def test_the_error_in_a_forked_child_says_where_to_open_the_pipeline(numbers):
     """Nothing was closed; the parent goes on."""
 
     def ask():

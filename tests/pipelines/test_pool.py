@@ -69,7 +69,7 @@ def test_a_start_without_a_thread_is_repeated(tmp_path, monkeypatch, caplog):
         pool.give_back(pool.take())
 
 
-def test_a_call_is_told_at_once_that_no_process_starts(tmp_path, monkeypatch, caplog):
+def test_a_call_fails_at_once_if_no_process_starts(tmp_path, monkeypatch, caplog):
     """And not after half a minute."""
     with pool_of(tmp_path) as pool, caplog.at_level(logging.WARNING, "tailcut"):
         failing = fail_log_threads(monkeypatch, 1000)
@@ -87,7 +87,7 @@ def test_a_call_is_told_at_once_that_no_process_starts(tmp_path, monkeypatch, ca
         (subprocess, "Popen", MemoryError()),
     ],
 )
-def test_what_keeps_the_first_process_from_starting_is_told(tmp_path, monkeypatch, owner, name, error):
+def test_the_first_process_failing_to_start_is_reported(tmp_path, monkeypatch, owner, name, error):
     """With the stage, and without what was made for the process."""
     gc.collect()
     before = descriptors()

@@ -123,7 +123,7 @@ def test_a_replica_has_the_quota_of_the_tune() -> None:
     assert [any(words in text for text in item.assumptions.notes) for item in (result, asked)] == [False, True]
 
 
-def test_a_throughput_that_is_far_off_is_said_and_not_used() -> None:
+def test_an_implausible_throughput_is_noted_and_not_used() -> None:
     """A fifth of what the parts promise is a fault of the measurement."""
     result = plan(models=[verified(WANTED.models[0], 0.2)])
     assert result.needed == usual().needed
@@ -216,7 +216,7 @@ def test_a_low_price_is_not_0() -> None:
     assert price_words(result).startswith(f"price: 0.0000{result.replicas} per hour, ")
 
 
-def test_hedging_and_routing_are_said() -> None:
+def test_hedging_and_routing_are_noted() -> None:
     """And how many requests were sent twice."""
     result = plan(hedge_ms=4.0, routing="random", rates=[1.0], limits=[Limit("p99", 50.0)], failures=1)
     assert (result.assumptions.routing, result.assumptions.hedge_ms) == ("random", 4.0)
@@ -240,7 +240,7 @@ def test_several_models_on_shared_cores() -> None:
     assert result.assumptions.routing == "round-robin"
 
 
-def test_a_percentile_that_rests_on_too_few_requests_is_said() -> None:
+def test_a_percentile_of_too_few_requests_is_noted() -> None:
     """As many are simulated for it as for p99.9; those before the queues have settled do not count."""
     wanted = replace(WANTED, limits=[Limit("p99.999", 20.0)])
     figures = Figures(250.0, 1.0, 1.0, 1.0, 1.0, 250.0, 0.5, 0.0, within=True, asked=180_000)
@@ -250,7 +250,7 @@ def test_a_percentile_that_rests_on_too_few_requests_is_said() -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_is_rarely_asked_is_said() -> None:
+def test_a_model_with_rare_requests_is_noted() -> None:
     """It needs no replicas of its own; a note names it, and one whose percentile needs more requests than there are."""
     often, rare = measured("often", 200.0), measured("rare", 6000.0)
     both = {"models": [often, rare], "rates": [5000.0, 0.05]}
@@ -292,7 +292,7 @@ def test_workers_of_all_replicas() -> None:
     assert result.workers == 2 * result.replicas
 
 
-def test_other_cores_are_said() -> None:
+def test_other_cores_are_noted() -> None:
     """A replica of other cores than the tune had, and workers that divide them."""
     result = plan(cores=4.0, workers=2)
     assert result.cores == 4 * result.replicas

@@ -15,14 +15,14 @@ WIDTH = 16
 
 
 def truth(model: Path, x: np.ndarray) -> np.ndarray:
-    """What onnxruntime answers."""
+    """onnxruntime's answer."""
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
 
 @dataclass
 class Load:
-    """Threads that ask one client in turn, each with a pause between its calls.
+    """Threads that share one client, each with a pause between its calls.
 
     Args:
         client: that is asked.
@@ -58,7 +58,7 @@ class Load:
             thread.join()
 
     def more(self, count: int, limit_s: float = 60.0) -> None:
-        """Wait for so many right answers more."""
+        """Wait for this many more right answers."""
         until, end = self.right + count, time.monotonic() + limit_s
         while self.right < until:
             assert time.monotonic() < end, f"{self.right} right, {self.failed[-3:]}"

@@ -49,7 +49,7 @@ def test_figures_follow_from_the_highest_rate_within_the_limit() -> None:
     assert result.limit == "p99=10ms"
 
 
-def test_a_tighter_limit_carries_less() -> None:
+def test_a_tighter_limit_sustains_less() -> None:
     """Fewer requests in flight, and fewer at a time."""
     loose, tight = (carried_by(measured(), Limit("p99", limit)) for limit in (20.0, 3.0))
     assert tight.rate is not None
@@ -68,7 +68,7 @@ def test_a_server_that_answered_less_than_its_parts_promise() -> None:
     assert slow == pytest.approx(plain / 2, rel=0.05)
 
 
-def test_a_replica_with_fewer_cpus_carries_less() -> None:
+def test_a_replica_with_fewer_cpus_sustains_less() -> None:
     """Half a CPU carries about half of what one does; more than the tune had are no measurement."""
     limit = Limit("p99", 100.0)
     half, tuned, more = carried_by(measured(), limit, 0.5).rate, carried().rate, carried_by(measured(), limit, 8.0).rate

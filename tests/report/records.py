@@ -1,4 +1,4 @@
-"""Records as `tailcut bench` and `tailcut microbench` write them, from made-up runs of known figures."""
+"""Records like those of `tailcut bench` and `tailcut microbench`, from synthetic runs with known figures."""
 
 from functools import cache, partial
 
@@ -21,7 +21,7 @@ MACHINE = {"cpu": "a <b>processor</b>", "cpus": 2, "usable_cpus": 2, "python": "
 
 
 def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float = 0.0) -> Run:
-    """An open run whose latencies are 1 ms and an exponential tail that grows with the rate."""
+    """An open-loop run whose latencies are 1 ms plus an exponential tail that grows with the rate."""
     random = np.random.default_rng(int(rate))
     latencies = (1e6 + random.exponential(rate * 2e3, samples)) * slower
     return run_record(
@@ -40,7 +40,7 @@ def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float
 
 
 def point(item: Run, shown: Shown = Shown.UNCLEAR) -> SearchPoint:
-    """The rate of a search that this run was made at."""
+    """The rate of a search at which this run was made."""
     figures = {name: getattr(item, name) for name in SearchPoint.__struct_fields__ if name != "shown"}
     return SearchPoint(**figures, shown=shown)
 
@@ -67,7 +67,7 @@ def against(new: BenchResult, old: BenchResult) -> BenchResult:
 
 
 def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> MicrobenchResult:
-    """Functions whose calls take so many microseconds, on a synthetic timer."""
+    """Functions whose calls take these microseconds, by a synthetic timer."""
     timer = Timer(1)
     functions = {name: timer.function(DISTRIBUTIONS[draw], scale=scale / 1e3) for name, scale in scales.items()}
     result = benchmark(functions, seconds=0.05, warmup_s=0.01, clock=timer.clock)
@@ -79,7 +79,7 @@ RATES = (100.0, 500.0, 900.0)
 
 @cache  # computed once, and not by processes that only collect the tests
 def slower_bench() -> BenchResult:
-    """A load test in which every percentile got worse; by so much that a tenth of the draws show it."""
+    """A load test in which every percentile got worse, by just enough for a tenth of the draws to show it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tailcut.lab.record.ratio_interval", partial(ratio_interval, resamples=100))
         return against(bench(*(run(rate) for rate in RATES)), bench(*(run(rate, 0.7) for rate in RATES)))

@@ -15,7 +15,7 @@ def figures(**known: object) -> list[tuple[str, str]]:
     return accuracy_figures(msgspec.structs.replace(NONE, **known))
 
 
-def test_only_what_is_known_is_said() -> None:
+def test_only_what_is_known_is_reported() -> None:
     """Nothing of a model without any measure."""
     assert figures() == []
     assert figures(top1=0.5, spread=0.0123) == [

@@ -36,7 +36,7 @@ def test_too_few_samples_say_how_long_the_run_has_to_be(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("lost", "words"), [(900, True), (20, False)])
-def test_a_rate_beyond_what_the_server_answers_is_said(lost: int, words: bool) -> None:
+def test_a_rate_beyond_the_servers_capacity_is_reported(lost: int, words: bool) -> None:
     """Where many requests stay without an answer, too few samples are not the reason; a few may be lost anyway."""
     text = doubt(msgspec.structs.replace(run(1000.0, samples=1000 - lost), errors={"timeout": lost}))
     message = "900 of 1,000 requests were not answered: 1,000 requests/s are more than the server can sustain"
@@ -50,7 +50,7 @@ def test_a_late_client_gives_a_bound(capsys: pytest.CaptureFixture[str]) -> None
     assert "use --duration" not in text
 
 
-def test_a_cause_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cause_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Models of a mix are late together; a cause that is not known leaves the advice. Lateness and CPU are columns."""
     nanos = np.full(1000, 1_000_000)
     late = LoadResult("open", 5.0, 20.0, 20.0, 1, nanos, nanos, lateness_p99_ns=9e6, client_cpu=0.123, mixed=True)

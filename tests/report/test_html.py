@@ -440,7 +440,7 @@ def test_the_rows_that_are_furthest_off_are_shown() -> None:
     assert "1.23%" in page
 
 
-def test_what_was_not_compared_is_said() -> None:
+def test_what_was_not_compared_is_reported() -> None:
     """A random model has no figures; each report says why."""
     random = replace(result().accuracy, worst=None, spread=None, worst_rows=[], random_outputs=["noise"])
     case = replace(result(), accuracy=random)
@@ -497,7 +497,7 @@ def test_the_front_is_drawn_of_everything_that_was_estimated() -> None:
     assert tune_page.pareto_chart(replace(result(), estimated=[])) is None
 
 
-def test_noise_and_what_changed_are_told() -> None:
+def test_noise_and_changes_are_reported() -> None:
     """How quiet the machine was, how many blocks were repeated, and what a profile that was checked again became."""
     for text in (render_tune_html(RETUNED), _shown(tune_summary(RETUNED)), tune_markdown(RETUNED)):
         assert "quiet for 98.7% of the time" in text
@@ -540,7 +540,7 @@ def test_where_nothing_was_kept_every_report_says_unchanged() -> None:
     assert "| unchanged |" in tune_markdown(again)
 
 
-def test_a_choice_among_equals_and_offers_are_told() -> None:
+def test_a_choice_among_equals_and_offers_are_reported() -> None:
     """With the reason, and with what to add to the command."""
     outcome = replace(result(), tie_break=TIE, offers=[OFFER])
     for text in (render_tune_html(outcome), _shown(tune_summary(outcome)), tune_markdown(outcome).replace("\\", "")):
@@ -550,7 +550,7 @@ def test_a_choice_among_equals_and_offers_are_told() -> None:
         assert "int8 (onnxruntime): p50 x0.55, rate x1.70, cosine 0.9771; accept with --accuracy 0.97" in text
 
 
-def test_a_limit_that_nothing_meets_is_told() -> None:
+def test_a_limit_that_nothing_meets_is_reported() -> None:
     """That the race had no answer within it, or that the simulation expects none; nothing where one is met."""
     assert not tune_words.unmet_words(result())
     late = [replace(each, rate=0.0, raced=each.raced and ALL_LATE / 2) for each in result().estimated]
@@ -579,7 +579,7 @@ def test_a_pipeline_has_no_reference() -> None:
         assert "of the reference" not in text
 
 
-def test_memory_over_the_limit_is_told() -> None:
+def test_memory_over_the_limit_is_reported() -> None:
     """The tuned server's peak beside --memory."""
     tuned = replace(arm(8.0), memory_peak_bytes=150_000_000)
     outcome = replace(

@@ -139,7 +139,7 @@ def test_too_few_samples_and_a_late_client_are_doubted() -> None:
         assert ">unknown<" not in render_bench_html(record)
 
 
-def test_a_late_client_with_too_few_samples_is_told_both() -> None:
+def test_a_late_client_and_too_few_samples_are_both_reported() -> None:
     """There is no bound either, so the line says how long a run has to be; of many such runs, the slowest's."""
     late = [run(rate, samples=100, late_ms=500.0) for rate in (100.0, 50.0, 200.0, 400.0)]
     needs = "; a p99 needs 459 samples, and there are 100: use --duration "

@@ -8,7 +8,7 @@ from tailcut.report.tune_words import more_traffic, noise_words
 from tailcut.tuner.result_records import HighestRate, NoiseResult
 
 
-def test_a_client_that_was_late_is_told_without_repeats_too() -> None:
+def test_a_late_client_is_reported_without_repeats_too() -> None:
     """Blocks with failed requests, and those beyond the bound of repeats, are late and not repeated."""
     noise = NoiseResult(1.0, 0.0, probes=1, late_blocks=10, repeated_blocks=0, client_lateness_p99_ms=None)
     assert noise_words(noise).endswith(", worst gap 0 ms; the client was late in 10 of the blocks that count")

@@ -14,7 +14,7 @@ STAGE = StageSettings(name="tokenize", workers=2, cpus=(0, 1))
 MODEL = StepModelSettings(file="m.onnx", sha256="0", engine=EngineOptions(threads=3), max_batch_size=4)
 
 
-def test_what_differs_is_told_by_the_steps_name() -> None:
+def test_differences_are_named_by_step() -> None:
     """From the defaults, or from other settings; a model without an engine of its own has nothing to tell."""
     settings = PipelineSettings(stages=(STAGE,), models=(MODEL,))
     assert settings.describe() == "tokenize.workers=2 tokenize.cpus=0,1 m.onnx.threads=3 m.onnx.max_batch_size=4"

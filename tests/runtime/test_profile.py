@@ -50,7 +50,7 @@ def test_a_folder_moved_as_a_whole_still_works(model: Path, tmp_path: Path) -> N
     Profile.load(other / "p.toml").verify_model()
 
 
-def test_another_model_is_told_apart(model: Path, tmp_path: Path) -> None:
+def test_another_model_is_detected(model: Path, tmp_path: Path) -> None:
     """A model that changed after it was measured is refused."""
     Profile.of_model(model).save(tmp_path / "p.toml")
     model.write_bytes(b"other bytes")
@@ -58,7 +58,7 @@ def test_another_model_is_told_apart(model: Path, tmp_path: Path) -> None:
         Profile.load(tmp_path / "p.toml").verify_model()
 
 
-def test_other_weights_are_told_apart(tmp_path: Path) -> None:
+def test_other_weights_are_detected(tmp_path: Path) -> None:
     """With a hash of its external weights a profile refuses the same graph with others; without one it takes them."""
     path = external_weights(tmp_path / "m.onnx")
     plain = Profile.of_model(path)
@@ -193,7 +193,7 @@ def two_outputs(tmp_path: Path) -> Path:
         (lambda lines: lines[::-1], "they are in another order"),
     ],
 )
-def test_what_inputs_and_outputs_another_model_has_is_said_in_order(
+def test_differing_inputs_and_outputs_are_named_in_order(
     two_outputs: Path, change: Callable[[tuple[str, ...]], tuple[str, ...]], difference: str
 ) -> None:
     """What it lacks and what it has beside; another order only where nothing else is different."""

@@ -88,7 +88,7 @@ def test_an_old_name_is_no_second_name(tmp_path: Path, schema: int, old: str, ne
         Profile.load(path)
 
 
-def test_a_model_in_a_profiles_place_is_told_what_a_profile_is() -> None:
+def test_a_model_instead_of_a_profile_is_explained() -> None:
     """In place of where its bytes stop being text."""
     with pytest.raises(ProfileError, match=r"digits\.onnx: not a profile, which is the \.toml file that `tailcut tune"):
         read_tables(digits_model())

@@ -63,7 +63,7 @@ def test_a_bare_model_spins_only_alone(models: int, spinning: bool) -> None:
         ),
     ],
 )
-def test_what_does_not_go_together_is_said(profiles: list[Profile], words: list[str]) -> None:
+def test_conflicting_profiles_are_reported(profiles: list[Profile], words: list[str]) -> None:
     """A line each, on two CPUs; profiles that were measured with just one another are left alone."""
     result = conflicts(profiles, 2)
     assert len(result) == len(words)

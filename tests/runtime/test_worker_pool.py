@@ -112,7 +112,7 @@ def test_past_the_queue_too(tmp_path: Path) -> None:
         assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
 
 
-def test_a_client_that_left_is_told_nothing(tmp_path: Path) -> None:
+def test_a_client_that_left_gets_no_answer(tmp_path: Path) -> None:
     """Its row is in quarantine already when the engine is given up; its neighbour hears of the hang."""
     with opened(tmp_path, dispatch="inline") as model:
         (left, unheard), (_, heard) = ask(model, 1, 1 << 17), ask(model, 2, 0)

@@ -1,4 +1,4 @@
-"""A good client beside a hostile one: how long it waits at most, as far as the server's loop is to blame."""
+"""Measures how long a good client waits beside hostile ones, as far as the server's event loop causes it."""
 
 import socket
 import sys
@@ -14,12 +14,12 @@ _PIECE = 256 * 1024
 
 
 def loop_cpu_ns(server: Server) -> int:
-    """CPU time that the server's first thread has spent: the one with the event loop (Linux)."""
+    """CPU time of the server's first thread, which runs the event loop (Linux)."""
     return int(Path(f"/proc/{server.process.pid}/task/{server.process.pid}/schedstat").read_text().split()[0])
 
 
 class GoodClient:
-    """Asks for the same thing on one connection, so many times a second, or again at once where `rate` is 0."""
+    """Repeats a request on one connection, `rate` times per second, or without pause if `rate` is 0."""
 
     def __init__(self, server: Server, request: bytes, rate: float = 0.0) -> None:
         self._server = server
@@ -42,7 +42,7 @@ class GoodClient:
     def longest_wait_s(self, until: threading.Event) -> float:
         """The longest wait for an answer until then, or what the loop's thread has computed meanwhile if that is less.
 
-        What other processes of the machine take from either side is no fault of the server.
+        Time that other processes take from either side is not the server's fault.
         """
         longest, due = 0.0, time.perf_counter()
         while True:
@@ -67,7 +67,7 @@ class GoodClient:
 
 
 def wait_beside_s(server: Server, client: GoodClient, hostile: Hostile, *, limit_s: float, quiet_s: float) -> float:
-    """The client's longest wait while the input is sent and answered, at most for `limit_s`."""
+    """The good client's longest wait while the hostile input is sent and answered, for `limit_s` at most."""
     done = threading.Event()
     sender = threading.Thread(target=_send, args=(server, hostile, done, limit_s, quiet_s))
     interval = sys.getswitchinterval()
@@ -82,7 +82,7 @@ def wait_beside_s(server: Server, client: GoodClient, hostile: Hostile, *, limit
 
 
 def _send(server: Server, hostile: Hostile, done: threading.Event, limit_s: float, quiet_s: float) -> None:
-    """Send, and read what is answered, until the server closes all or has nothing to say for `quiet_s`."""
+    """Send, and read the answers, until the server has closed all connections or sent nothing for `quiet_s`."""
     end = time.monotonic() + limit_s
     port = server.grpc_port if hostile.grpc else server.port
     try:
@@ -107,7 +107,7 @@ def _send(server: Server, hostile: Hostile, done: threading.Event, limit_s: floa
 
 
 def _exchange(left: dict[socket.socket, memoryview]) -> bool:
-    """Send a piece of what is `left` to each, and read; whether anything went either way."""
+    """Send part of what is `left` on each connection, and read; whether any bytes moved."""
     moved = False
     for sock, data in list(left.items()):
         try:

@@ -1,4 +1,4 @@
-"""One real server for the tests of this folder, and small models made on the spot."""
+"""A real server, and small generated models, for the tests of this folder."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 @pytest.fixture
 def sound(server: Server) -> Iterator[None]:
-    """Around a test: afterwards ready, exact, and rows, buffers, tasks, connections and files back where they were."""
+    """After the test, check that the server is ready and exact, and has leaked no rows, buffers, tasks or files."""
     before = usage(server)
     yield
     check_exact(server)
@@ -46,9 +46,9 @@ def sound(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What `tailcut serve` says on stderr, native code included, to arguments that it must refuse with exit code 2.
+    """What `tailcut serve` prints on stderr, including native code, for arguments that it must refuse with exit code 2.
 
-    It runs in this process, so that nobody waits for another to start; what would really serve is never reached.
+    It runs in this process, which is faster than starting another one, and never gets as far as serving.
     """
 
     def never(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Everything that clients send to hold a server up, as bytes; what it is told does not matter here, others' wait does.
+"""Input that hostile clients send to delay a server; what matters is not its answers, but how long others wait.
 
 Used by `test_loop_time.py` and by `benchmarks/hostile.py`.
 """
@@ -35,7 +35,7 @@ def make_models(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Hostile:
-    """What each of some connections sends: `data`, in one go, to the HTTP port, or to gRPC's."""
+    """What each of some connections sends: `data`, all at once, to the HTTP or gRPC port."""
 
     make: Callable[[], bytes]
     grpc: bool = False
@@ -163,7 +163,7 @@ def message(model: str, shape: list[int], data: bytes = b"", datatype: str = "FP
 
 
 def parameters(count: int) -> bytes:
-    """So many of a ModelInferRequest, each of another name, to stand behind its other fields."""
+    """This many parameters of a ModelInferRequest, with different names, to be appended to its other fields."""
     return b"".join(b"\x22\x07\x0a\x05%05d" % number for number in range(count))
 
 
@@ -183,7 +183,7 @@ def _streams(count: int, make: Callable[[int], bytes]) -> bytes:
 
 
 def _blocked_answers() -> bytes:
-    """A thousand answers that wait for a window, and a thousand windows of a byte."""
+    """A thousand answers that wait for flow control, and a thousand window updates of one byte."""
     waiting = _streams(900, lambda stream: call(stream, prefixed(message("mlp", [1, 4], bytes(16)))))
     return h2.PREFACE + h2.settings(window=0) + waiting + b"".join(h2.settings(window=n % 2) for n in range(900))
 

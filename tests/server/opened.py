@@ -1,4 +1,4 @@
-"""A model that the tests of a file share: opening it takes longer than most of them."""
+"""A model shared by the tests of a file, because opening it takes longer than most of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +33,9 @@ class OpenedModel:
         limits: Limits = Limits(),  # noqa: B008  frozen
         number: int = 0,
     ) -> Iterator[Model]:
-        """The model for one test, in batches of 8 at most; as it is chosen by measuring, where no dispatch is named.
+        """The model for one test, with batches of 8 at most; without `dispatch`, as measuring chooses it.
 
-        One that a failing test had may be in any state, and is closed.
+        The model of a failing test may be in any state, and is closed.
         """
         key = dispatch, limits, number
         model = self._opened.pop(key, None) or self._open(dispatch, limits)

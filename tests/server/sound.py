@@ -1,4 +1,4 @@
-"""What has to hold of a server after every bad input: ready, exact, and nothing of it left behind."""
+"""Checks of a server after bad input: it is ready, exact, and has leaked nothing."""
 
 import re
 
@@ -13,7 +13,7 @@ _INNARDS = re.compile(r"0x[0-9a-f]{4,}|/(?:usr|home|tmp|root|proc|var|work)\b|\.
 
 
 def check_clean(answer: Answer) -> str:
-    """An error object and nothing else, without a path, key, address or traceback; returns its message."""
+    """Check that an answer is only an error object, without path, key, address or traceback; returns its message."""
     value = answer.json()
     assert set(value) == {"error"}, value
     assert not _INNARDS.search(value["error"]), value
@@ -21,7 +21,7 @@ def check_clean(answer: Answer) -> str:
 
 
 def check_exact(server: Server) -> None:
-    """Ready, and a good request comes back bit for bit."""
+    """Check that the server is ready, and answers a good request bit for bit."""
     with server.connect() as wire:
         assert wire.ask(HEALTH).status == 200
         answer = wire.ask(GOOD)
@@ -43,7 +43,7 @@ def usage(server: Server) -> dict[str, float]:
 
 
 def check_back(server: Server, before: dict[str, float]) -> None:
-    """Usage is back where it was: each look is an answer of the server, so this waits for its own events."""
+    """Wait until usage is back to what it was; each check is a request, so the server makes progress meanwhile."""
     now = before
     for _ in range(int(TIMEOUT_S * 50)):
         now = usage(server)

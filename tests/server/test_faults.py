@@ -32,7 +32,7 @@ def test_a_fault_of_the_server_is_logged(caplog: pytest.LogCaptureFixture) -> No
     assert isinstance(record.exc_info[1], KeyError)
 
 
-def test_what_a_client_can_be_told_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_for_the_client_are_no_faults(caplog: pytest.LogCaptureFixture) -> None:
     """It is kept as it is; anything else becomes an error that says nothing of its cause."""
     error = InvalidInputError("no")
     assert known(error) is error

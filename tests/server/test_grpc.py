@@ -178,7 +178,7 @@ def test_rubbish_is_answered(channel: grpc.Channel) -> None:
     assert method(channel, "ModelInfer")(request_of("mlp", ONES)).outputs
 
 
-def test_the_access_log_carries_the_trace(channel: grpc.Channel, server: Server) -> None:
+def test_the_access_log_contains_the_trace(channel: grpc.Channel, server: Server) -> None:
     """One line a call and a request, with the ids of its traceparent; a malformed one is left out."""
     method(channel, "ModelInfer")(request_of("mlp", ONES), metadata=[("traceparent", TRACE)])
     with server.connect() as wire:

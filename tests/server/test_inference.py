@@ -137,7 +137,7 @@ def test_nan_comes_back_as_null_in_json_and_exactly_in_binary(server: Server) ->
         assert answer.json()["outputs"][0]["data"][:3] == [None, None, 0.0]
 
 
-def test_an_expired_request_is_told_so(server: Server) -> None:
+def test_an_expired_request_gets_an_error(server: Server) -> None:
     """A timeout of a microsecond cannot be met: 503 or 504, and never an answer that is late."""
     body = request() | {"parameters": {"timeout": 1}}
     with server.connect() as wire:

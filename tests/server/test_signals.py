@@ -171,7 +171,7 @@ def test_a_changed_model_is_refused_with_the_reason(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_a_profile_that_was_tuned_again_is_told_from_the_same_one(tmp_path: Path) -> None:
+def test_a_profile_that_was_tuned_again_is_recognised(tmp_path: Path) -> None:
     """The model's file is the same in both cases: the line says whether there are other settings."""
     profile = tuned(tmp_path)
     with serving(tmp_path, profile) as server:

@@ -47,7 +47,7 @@ def test_jobs_take_turns_among_themselves_and_with_the_loop() -> None:
     assert len([piece for piece in text.split(".") if piece]) > 10  # of 80 steps of a quarter of a turn each
 
 
-def test_an_error_is_told_and_a_job_that_is_given_up_ends() -> None:
+def test_an_error_is_reported_and_an_abandoned_job_ends() -> None:
     """What a generator raises goes to who started it; one that is cancelled sees it, and nobody is told."""
     message: list[tuple[Any, Exception | None]] = []
     ended: list[bool] = []

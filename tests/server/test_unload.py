@@ -80,7 +80,7 @@ def test_a_request_whose_body_comes_after_a_reload_is_answered(tmp_path: Path) -
         assert "WARNING" not in server.stderr.read_text()
 
 
-def test_a_request_whose_model_goes_before_its_body_is_there_is_told(tmp_path: Path) -> None:
+def test_a_request_whose_model_is_unloaded_before_its_body_arrives_fails(tmp_path: Path) -> None:
     """The connection goes on."""
     paths = [identity(DType.FP32, (None, 4), tmp_path / f"{name}.onnx") for name in ("m", "n")]
     with serving(tmp_path, *paths, "--allow-model-control", "--no-auto") as server:

@@ -1,4 +1,4 @@
-"""Hours, if wanted, of what the tests do for seconds: mixed traffic with clients that leave, and then overload.
+"""Soak test, of hours if wanted: mixed traffic with clients that disconnect, then overload.
 
     python -m tests.soak [--seconds 60] [--requests 100000]
 
@@ -46,7 +46,7 @@ class Figure:
 
 
 def slope(looks: list[tuple[float, float]]) -> float:
-    """Growth a second by least squares, the first third left out: buffers and caches fill then."""
+    """Growth per second by least squares, without the first third, in which buffers and caches fill."""
     settled = np.array(looks[len(looks) // 3 :])
     return float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0]) if len(settled) > 2 else 0.0
 

@@ -46,7 +46,7 @@ def make_models(folder: Path) -> list[Path]:
 
 @dataclass
 class Tally:
-    """What became of the requests."""
+    """Counts of the requests' outcomes."""
 
     answered: int = 0
     refused: int = 0
@@ -187,7 +187,7 @@ class _Client:
 
 
 async def _watch(server: Server, tally: Tally) -> None:
-    """Look at the server's gauge until told to stop."""
+    """Sample the server's gauge until stopped."""
     while True:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

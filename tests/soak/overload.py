@@ -1,4 +1,4 @@
-"""Ten times more than a real server can compute: what is answered, how late, and what memory does."""
+"""Offers a real server ten times its capacity: how much it answers, how late, and how memory grows."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ OPTIONS = ["--queue", "64", "--deadline", "1s"]
 
 
 def make_profile(folder: Path, widths: Sequence[int] = (256, 2048, 2048, 2048, 2048, 2048, 8)) -> Path:
-    """A model of some milliseconds, so that a client in Python can offer ten times as much; it leaves a core to it."""
+    """A model that takes milliseconds on one thread, so that a Python client can offer ten times its capacity."""
     settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=1))
     Profile.of_model(make_model(folder, widths), settings).save(folder / "slow.toml")
     return folder / "slow.toml"
@@ -46,7 +46,7 @@ def make_model(folder: Path, widths: Sequence[int]) -> Path:
 
 @dataclass(frozen=True)
 class Overload:
-    """Answers a second at capacity and under overload, the tail of what was accepted, and bytes of memory gained."""
+    """Answers per second at capacity and under overload, the tail of what was accepted, and bytes of memory gained."""
 
     peak: float
     offered: float

@@ -74,7 +74,7 @@ def test_tukeys_fences() -> None:
     assert outliers(Sample.of([5.0] * 10)).total == 0
 
 
-def test_a_trend_is_told_from_noise() -> None:
+def test_a_trend_is_distinguished_from_noise() -> None:
     """A climb of 10 % over the series is found to 2 %; noise of the same size has none; spikes change nothing."""
     random = np.random.default_rng(0)
     noise = random.normal(1, 0.02, 200)

@@ -97,7 +97,7 @@ def test_late_answers_in_a_row_show_less() -> None:
     assert not is_above_serially(np.zeros(100, bool), 0.01)
 
 
-def test_a_rate_that_a_queue_carries_is_rarely_called_too_much() -> None:
+def test_a_rate_that_a_queue_sustains_is_rarely_called_too_high() -> None:
     """In 1 % of seeded runs; were answers independent, in many."""
     random = np.random.default_rng(7)
     truth = np.quantile(waits(random, 2_000_000, 0.7), 0.99)

@@ -69,7 +69,7 @@ def blocks(random: np.random.Generator, scale: float, drift: np.ndarray, size: i
 
 
 @pytest.mark.slow
-def test_alike_is_not_told_apart() -> None:
+def test_equal_samples_are_not_distinguished() -> None:
     """A/A comparisons on a machine that drifts cry wolf in under 2 % of 150 seeded runs."""
     random = np.random.default_rng(1)
     cried = 0
@@ -112,7 +112,7 @@ def queues(random: np.random.Generator, count: int, size: int, load: float) -> l
         pytest.param(0.95, 0.5, 3, 35, 150, marks=pytest.mark.slow),
     ],
 )
-def test_equal_queues_are_rarely_told_apart(q: float, load: float, count: int, size: int, runs: int) -> None:
+def test_equal_queues_are_rarely_distinguished(q: float, load: float, count: int, size: int, runs: int) -> None:
     """In at most 4 % of runs, where one is promised, even where a block's requests wait for one another."""
     random = np.random.default_rng(4)
     cried = 0

@@ -1,4 +1,4 @@
-"""Model repositories for tests: the small models of Triton's own examples, made anew."""
+"""Model repositories for tests: the small models of Triton's own examples, recreated."""
 
 from pathlib import Path
 

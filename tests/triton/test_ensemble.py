@@ -236,7 +236,7 @@ parameters { key: "mine" value { string_value: "1" } } optimization { eager_batc
 """
 
 
-def test_fields_that_its_models_have_instead_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_that_its_models_have_instead_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A line for each, with what is done instead."""
     caplog.set_level("INFO", "tailcut")
     text = ENSEMBLE.replace('"first" model_version: -1', '"first" model_namespace: "there" model_version: -1')

@@ -185,7 +185,7 @@ def test_a_backend_that_is_not_served_is_named(tmp_path: Path, field: str, name:
         ),
     ],
 )
-def test_what_does_not_fit_the_model_is_said_of_the_configuration(tmp_path: Path, text: str, words: str) -> None:
+def test_the_error_names_the_configuration_that_does_not_match(tmp_path: Path, text: str, words: str) -> None:
     """With its path, in its own numbers, also where only the engine finds out; by itself and as a step."""
     (tmp_path / "m" / "1").mkdir(parents=True)
     scaled_free(tmp_path / "m" / "1" / "model.onnx")

@@ -88,7 +88,7 @@ def paths() -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted(set(paths()) - APPLIED))
-def test_what_is_not_applied_is_said(path: str) -> None:
+def test_what_is_not_applied_is_noted(path: str) -> None:
     """In a line that has the name of the field, or of one that it belongs to; or the model is refused."""
     config = parse_config("max_batch_size: 8", "here")
     fill(config, path.split("."))

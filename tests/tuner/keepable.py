@@ -47,13 +47,13 @@ _LARGEST_BATCH = 128  # that is ever tried
 
 
 def data_of(case: Case) -> Arrays:
-    """Its requests as a data file has them: one group of arrays a request."""
+    """The requests of a case in the form of a data file: one group of arrays per request."""
     return {f"{name}/{n}": array for n, request in enumerate(case.requests) for name, array in request.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """One profile under a name of its own, the requests to ask it and the right answers to them."""
+    """A named profile, with requests for it and the right answers to them."""
 
     model: str
     name: str
@@ -64,11 +64,11 @@ class Kept:
 
     @property
     def exact(self) -> bool:
-        """Whether the accuracy gate has nothing to decide: float32, and nothing is filled up."""
+        """Whether the answers must be exact: float32, without padding."""
         return self.settings.engine.precision == "f32" and self.settings.batching.padding is None
 
     def check(self, answers: Sequence[Answer]) -> None:
-        """Each is that to the request alone, as near as the gate allows."""
+        """Check that each answer equals that to the request alone, as closely as the accuracy gate demands."""
         truths = [self.truths[index] for index, _ in answers]
         outputs = [result for _, result in answers]
         if self.settings.engine.precision == "f32":
@@ -80,7 +80,7 @@ class Kept:
 
 
 def check_alone(url: str, profiles: Sequence[Kept]) -> None:
-    """Ask each of its requests by itself."""
+    """Send each of its requests alone."""
     with Client(url) as client:
         for profile in profiles:
             profile.check(
@@ -89,7 +89,7 @@ def check_alone(url: str, profiles: Sequence[Kept]) -> None:
 
 
 def check_together(url: str, profiles: Sequence[Kept]) -> None:
-    """Have twelve clients ask one model at the same time, each another request; then the next model."""
+    """Have twelve clients send different requests to one model at the same time; then the same for the next model."""
     start = threading.Barrier(CLIENTS)
 
     def ask(first: int) -> dict[str, list[Answer]]:
@@ -110,7 +110,7 @@ def check_together(url: str, profiles: Sequence[Kept]) -> None:
 
 
 def questions_of(case: Case) -> tuple[list[Arrays], list[Arrays]]:
-    """A case's requests and one of more rows than the largest batch, where it has rows; with the right answers."""
+    """A case's requests, plus one with more rows than the largest batch if it has rows, with the right answers."""
     requests = [*case.requests, _many_rows(case)] if case.batched else case.requests
     truths = [truth for truth in replace(case, requests=requests).truths() if truth is not None]
     assert len(truths) == len(requests), "the model refuses a request of its own"
@@ -132,12 +132,12 @@ class Tune:
         self._requests, self._truths = questions_of(case)
 
     def offered(self) -> list[Settings]:
-        """Everything that may race."""
+        """All candidates of the race."""
         facts = self._space.facts
         return [s for engine in engine_choices(facts) for s in serving_choices(facts, engine, _ALONE_US)]
 
     def refined(self, settings: Settings) -> Settings:
-        """The settings with all small changes at once that a tune tries on them.
+        """The settings with all the small changes at once that a tune tries on them,
 
         But for the number of processes, and for leaving out the buckets, which other changes need.
         """
@@ -149,7 +149,7 @@ class Tune:
         return refined
 
     def profile(self, settings: Settings, number: int) -> Kept:
-        """A profile file as a tune writes it."""
+        """A profile in the form that a tune writes."""
         name = f"{self._name}.{number}"
         profile = Profile.of_model(self._model, settings, name)
         profile = msgspec.structs.replace(profile, samples=self._session.servers.samples)
@@ -164,7 +164,7 @@ class Tune:
         return Kept(self._name, name, path, settings, requests, self._truths)
 
     def passes(self, kept: Kept, target: LoadTarget) -> bool:
-        """Whether the accuracy gate lets one of its profiles pass."""
+        """Whether one of its profiles passes the accuracy gate."""
         questions = copy.copy(self._session.gate._questions)  # the tune's own, asked under this name
         questions.spec = replace(questions.spec, name=kept.name)
         return Gate(questions, BOUND).check(target, kept.settings, 0.0 if kept.exact else _GATE_S).right
@@ -186,14 +186,14 @@ def _differing(settings: Settings, other: Settings) -> tuple[str, ...]:
 
 
 def quantised(path: Path) -> Case:
-    """Layers with weights enough for int8, data enough to quantise with, and a number: int8 changes a near choice."""
+    """Layers with enough weights for int8, enough data to quantise with, and an index, which int8 may change."""
     random = np.random.default_rng(0)
     requests = [{"x": random.standard_normal((1 + n % 3, 32)).astype(np.float32)} for n in range(24)]
     return Case(onnx.load(perceptron([32, 64, 1], path / "quantised.onnx")), requests, batched=True)
 
 
 def padded(path: Path) -> Case:
-    """A mask, so that the filling of a bucket does not count."""
+    """A model with a mask, so that the padding of a bucket has no effect."""
     requests = []
     for length, rows in ((3, 1), (7, 2), (12, 1), (19, 3), (7, 1), (30, 1)):
         ids = np.random.default_rng(length).integers(1, 32, (rows, length))
@@ -202,7 +202,7 @@ def padded(path: Path) -> Case:
 
 
 def pictures(path: Path) -> Case:
-    """Height and width of their own, and edges that are filled with zeros, as a bucket is."""
+    """Images of different heights and widths; the model pads edges with zeros, as buckets do."""
     random = np.random.default_rng(0)
     sizes = ((1, 9, 20), (2, 12, 14), (1, 16, 31), (3, 10, 25), (1, 23, 12), (1, 30, 40))
     requests = [{"image": random.standard_normal((n, 2, h, w)).astype(np.float32)} for n, h, w in sizes]
@@ -210,7 +210,7 @@ def pictures(path: Path) -> Case:
 
 
 def images(path: Path) -> Case:
-    """Pixels, as a model takes them: clients send them as they are (BYTES)."""
+    """A model of pixels, for which clients send image files (BYTES)."""
     random = np.random.default_rng(0)
     sizes = (1, 2, 1, 5, 1, 3)
     pixels = [random.integers(0, 256, (rows, 3, 8, 8)) for rows in sizes]
@@ -220,7 +220,7 @@ def images(path: Path) -> Case:
 
 
 def covering(choices: Iterable[Settings], traits: Callable[[Settings], Iterator[Hashable]]) -> list[Settings]:
-    """Few of the settings that together have every trait, each taken for as many new ones as possible."""
+    """A small selection of settings that together have every trait, chosen greedily."""
     left = {choice: set(traits(choice)) for choice in choices}
     chosen: list[Settings] = []
     while left:

@@ -142,7 +142,7 @@ def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[Model
             calibrator.copy_for("openvino", calibrator.start(), 60.0)
 
 
-def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_is_left_out_is_reported_in_one_line(tmp_path: Path) -> None:
     """Too few requests to calibrate with, and a model that asks for exact answers is not calibrated at all."""
     message: list[str] = []
     path = perceptron([64, 32, 4], tmp_path / "m.onnx")

@@ -85,7 +85,7 @@ def test_what_cannot_be_loaded_says_why(model: Path) -> None:
     assert {id(item) for item in message} == {id(refused), id(good)}
 
 
-def test_what_is_known_is_told_at_once(model: Path) -> None:
+def test_what_is_known_is_reported_at_once(model: Path) -> None:
     """After the first size and after all sizes, not only when the phase ends."""
     stored: list[int] = []
     done: list[int] = []

@@ -68,7 +68,7 @@ def model(path: Path, nodes: list[Any], inputs: dict[str, Dims], outputs: dict[s
     return save(path, nodes, *ends, {name: np.asarray(array) for name, array in weights.items()})
 
 
-def test_a_server_that_mixes_rows_is_wrong_only_in_company(tmp_path: Path) -> None:
+def test_a_server_that_mixes_rows_is_wrong_only_with_concurrent_requests(tmp_path: Path) -> None:
     """A softmax over the first axis, batched by force: each request alone is right, and the gate still refuses it."""
     nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=0)]
     path = model(tmp_path / "m.onnx", nodes, {"x": (None, 4)}, {"y": (None, 4)})

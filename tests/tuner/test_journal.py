@@ -128,7 +128,7 @@ def test_a_full_disk_costs_the_record_alone(path: Path) -> None:
     assert words == [f"{path} cannot be written: No space left on device: the tune continues without it"]
 
 
-def test_a_line_that_has_room_for_its_beginning_alone_is_told(path: Path) -> None:
+def test_a_line_of_which_only_the_beginning_fits_is_reported(path: Path) -> None:
     """The next tune leaves that part out, and takes the lines before it over."""
     words: list[str] = []
     journal = Journal(path, KEY, warn=words.append)
@@ -144,7 +144,7 @@ def test_a_line_that_has_room_for_its_beginning_alone_is_told(path: Path) -> Non
     assert [item.options for item in Journal(path, KEY).estimates([ONE, TWO])] == [ONE]
 
 
-def test_a_file_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_written_is_reported(tmp_path: Path) -> None:
     """A folder in its place, before anything is measured."""
     words: list[str] = []
     Journal(tmp_path, KEY, warn=words.append).add("heat", BASELINE, score=1.0)

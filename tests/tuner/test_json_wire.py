@@ -75,7 +75,7 @@ def test_a_profile_for_json_is_checked_again_in_binary(tmp_path: Path) -> None:
         compare(wanted, {"a.toml": Profile.of_model(wanted.model), "b.toml": profile}, lambda event: None)
 
 
-def test_what_json_carries() -> None:
+def test_what_json_can_represent() -> None:
     """Finite numbers, and text; not bytes that are no text."""
     assert not not_json([{"x": np.ones(3, np.float16), "t": np.array(["a", b"b"], object)}])
     assert "input 't' has bytes that are not UTF-8" in not_json([{"t": np.array([b"\xff"], object)}])

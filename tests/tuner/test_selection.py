@@ -240,7 +240,7 @@ def test_where_all_answer_wrongly_the_baseline_stays(tmp_path: Path, recorded: C
     assert any(isinstance(event, Phase) and "keeping the baseline" in event.text for event in message)
 
 
-def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
+def test_the_choice_among_equals_is_reported_with_its_reason(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
     """Configurations that are alike are measured once more, and the one that takes clearly less CPU wins."""
     message: list[Event] = []
     path = perceptron([4, 8], tmp_path / "m.onnx")

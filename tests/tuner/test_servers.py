@@ -75,7 +75,7 @@ def test_where_there_is_one_way_nothing_is_measured(servers: TrialServers) -> No
     assert not servers.start_s
 
 
-def test_what_a_change_costs_is_told(servers: TrialServers) -> None:
+def test_the_cost_of_a_change_is_reported(servers: TrialServers) -> None:
     """Start and memory of both servers, where both run."""
     item, other = (changed(BASELINE, engine={"threads": 1}, io={"fast_path": fast}) for fast in (True, False))
     for settings in (item, other):

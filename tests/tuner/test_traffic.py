@@ -97,7 +97,7 @@ def test_a_stall_is_no_overload() -> None:
     assert search.rate == pytest.approx(68.75 * 1.2**4)
 
 
-def test_the_rate_is_lowered_until_it_is_carried() -> None:
+def test_the_rate_is_lowered_until_it_is_sustained() -> None:
     """By a third each time, and no further than needed; not for a few late answers of a small block."""
     random = np.random.default_rng(0)
     capacity, limit_ms = 1000.0, 20.0
@@ -157,7 +157,7 @@ def test_a_rate_that_the_baseline_carries_is_no_way_out() -> None:
     assert carried.rate == 65.0
 
 
-def test_a_rate_with_failed_requests_is_not_carried() -> None:
+def test_a_rate_with_failed_requests_is_not_sustained() -> None:
     """However few: the p99 would hide them."""
     carried = CarriedRate(10.0, 100.0)
     for _ in range(4):
@@ -198,7 +198,7 @@ def test_near_the_highest_rate_nothing_is_claimed_of_answers_that_waited_togethe
 
 
 @pytest.mark.parametrize("start", [0.97, 1.3, 2.5])
-def test_a_rate_that_is_claimed_is_carried(start: float) -> None:
+def test_a_rate_that_is_claimed_is_sustained(start: float) -> None:
     """Wherever the search begins, a rate is mostly shown, and hardly ever one that the queue does not carry."""
     random = np.random.default_rng(2)
     capacity, limit_ms = 1000.0, 20.0

@@ -122,7 +122,7 @@ def test_a_late_verification_has_time_for_the_first_headline(monkeypatch: pytest
     assert clock.now <= 68.0
 
 
-def test_a_baseline_that_carries_more_than_its_closed_loop_said_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_that_sustains_more_than_its_closed_loop_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate just above the capacity is no overload until the blocks show it."""
     known = Baseline(200.0, 16, 195.0, 20.0, own_limit=False)
     outcome, _, _ = verified(monkeypatch, known, 1.2, 60.0)

@@ -10,7 +10,7 @@ from tailcut.runtime.opening.defaults import SAFE_SETTINGS
 from tailcut.runtime.profile import Profile
 
 
-def test_the_server_measures_bare_models_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_server_measures_bare_models_by_default(tmp_path: Path) -> None:
     """The choice is logged once, for all workers, who compute alike, and stands in the configuration."""
     path = perceptron([16, 32, 4], tmp_path / "small.onnx")
     body = np.ones((1, 16), np.float32).tobytes()

@@ -11,7 +11,9 @@ from tailcut.cli.serving.readiness import tell_systemd
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_systemd_is_told_when_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+def test_systemd_is_notified_when_the_server_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
     """Once, by the process that it started, with one process and with several."""
     perceptron([4, 3], tmp_path / "m.onnx")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

@@ -182,7 +182,9 @@ def on_device(files: dict[str, bytes], device: str) -> dict[str, bytes]:
     ],
     ids=["device", "version", "weight"],
 )
-def test_what_pytorch_cannot_load_is_said(program: Path, tmp_path: Path, damage: Callable[..., Any], why: str) -> None:
+def test_what_pytorch_cannot_load_is_reported(
+    program: Path, tmp_path: Path, damage: Callable[..., Any], why: str
+) -> None:
     """In place of warnings to look up, which are not shown."""
     path = written(tmp_path / "m.pt2", damage(contents(program)))
     with pytest.raises(ModelFileError, match=why) as caught:

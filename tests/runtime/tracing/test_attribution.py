@@ -180,7 +180,7 @@ def test_two_engines_half_busy_are_not_one_that_is_full() -> None:
     assert "bursts" in explain(both).verdict
 
 
-def test_a_tail_of_one_process_is_told() -> None:
+def test_a_tail_of_one_process_is_reported() -> None:
     """Each process's part of the slowest stands beside its part of all; a lopsided tail is in the verdict."""
     result = explain(np.concatenate([of_process(traced(compute=9000), 7), of_process(traced(every=9999), 8)]))
     assert [(process.process, process.requests, process.slowest) for process in result.processes] == [

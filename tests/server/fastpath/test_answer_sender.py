@@ -209,7 +209,7 @@ def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
         running(story, model)
 
 
-def test_refusals_that_are_not_read_are_told_later(echo: OpenedModel) -> None:
+def test_refusals_that_are_not_read_are_reported_later(echo: OpenedModel) -> None:
     """The one that the socket has no room for goes out on the standard path, whole."""
 
     async def story(state: ServerState) -> None:

@@ -171,7 +171,7 @@ def test_old_versions_are_refused(server: Server, version: ssl.TLSVersion) -> No
         connect(server, context)
 
 
-def test_http_without_tls_is_told_so(server: Server) -> None:
+def test_http_without_tls_gets_an_error(server: Server) -> None:
     """400 on the port for HTTP, nothing on the one for gRPC; both close."""
     with server.connect() as wire:
         answer = wire.ask(METRICS)

@@ -115,7 +115,7 @@ def test_hostile_blocks(blocks: Sequence[bytes]) -> None:
         (b"\x00\x81\xff\x00", "invalid padding"),
     ],
 )
-def test_what_is_wrong_is_said(block: bytes, words: str) -> None:
+def test_the_error_names_the_cause(block: bytes, words: str) -> None:
     """Each rule that a block can break."""
     with pytest.raises(BlockError, match=words):
         Decoder(LIMIT, LIMIT).decode(block)

@@ -258,7 +258,7 @@ def test_a_head_size_outside_the_body(json_size: int):
     assert str(json_size) in refusal(body(entry()), json_size)
 
 
-def test_a_binary_request_without_its_header_is_told_so():
+def test_a_binary_request_without_its_header_gets_an_error():
     """Without Inference-Header-Content-Length the whole body is JSON; the message names the header."""
     assert "Inference-Header-Content-Length" in refusal(body(binary()) + b"\xff" * 16)
 

@@ -28,7 +28,7 @@ def test_bytes_are_owned():
         assert all(type(part) is bytes for part in response.body_parts)
 
 
-def test_a_remembered_head_carries_each_request_s_own_id(monkeypatch: pytest.MonkeyPatch):
+def test_a_remembered_head_has_each_request_s_own_id(monkeypatch: pytest.MonkeyPatch):
     """The JSON head of a shape is made once; ids, hostile ones too, are put in each time."""
     rows = np.zeros((3, 2), np.float32)
     encode_response(SPEC, "5", asking(), {"y": rows})
