@@ -7,7 +7,7 @@ from tests.forked import fork, succeeded
 
 
 class Held:
-    """Notes what it is told."""
+    """Counts its notifications."""
 
     def __init__(self) -> None:
         self.told = 0
@@ -29,6 +29,6 @@ def test_only_the_child_is_notified() -> None:
 
 
 def test_watching_keeps_nothing_alive() -> None:
-    """An object that is gone is told nothing."""
+    """A deleted object gets no notification."""
     gone = weakref.ref(Held())
     assert gone() is None

@@ -91,7 +91,7 @@ def test_an_answer_at_the_last_moment_is_late() -> None:
 
 
 def test_who_gave_less_time_than_a_batch_takes_was_promised_nothing() -> None:
-    """It is let in by an idle model, which must prove what it can do: that it came too late says nothing."""
+    """An idle model accepts it, to learn its speed: that it was too late does not count against the forecast."""
     forecast = learned()
     forecast.observe_answer(0, 100, 5_000)
     assert forecast.safety_margin == 0.0

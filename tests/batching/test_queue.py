@@ -38,7 +38,7 @@ def queue_of(*items: Item) -> PriorityQueue[Item]:
 
 
 def test_equals_are_served_in_order_of_arrival() -> None:
-    """Nobody wishes for anything: first come, first served."""
+    """Without deadlines and priorities: first come, first served."""
     items = [Item() for _ in range(5)]
     assert queue_of(*items).take(5) == items
 

@@ -1,4 +1,4 @@
-"""What becomes of a result of `tailcut bench`: nothing is lost, and what cannot be compared is said before the load."""
+"""Results of `tailcut bench`: nothing is lost, and a result that cannot be compared is reported before the load."""
 
 import json
 from collections.abc import Iterator

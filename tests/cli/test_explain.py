@@ -92,7 +92,7 @@ def test_a_profile(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_profile_is_sent_the_requests_of_a_file(folder: Path) -> None:
-    """In the place of generated ones, which a model may not accept; what does not fit is said."""
+    """Instead of generated ones, which a model may not accept; a request that does not fit is reported."""
     np.savez(folder / "fits.npz", x=np.ones((5, 16), np.float32))
     np.savez(folder / "other.npz", x=np.ones((5, 3), np.float32))
     load = ("mlp.toml", "--rate", "300", "--duration", "500ms", "--json", "--data")

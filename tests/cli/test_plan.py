@@ -67,7 +67,7 @@ def test_durations_are_round(profile: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table, and where nothing else is said the defaults."""
+    """A table, and the defaults for options that are not given."""
     assert cli.main(["plan", str(profile), "--rate", "100", "--slo", "p99=5ms", "--arrivals", "constant"]) == 0
     assert "1 replica, 2 cores" in capsys.readouterr().out
 

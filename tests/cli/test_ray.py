@@ -71,7 +71,7 @@ def test_haproxy_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
 
 
 def test_config_of_models_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each by its name; two of the same name cannot be told apart."""
+    """Each by its name; two of the same name cannot be distinguished."""
     model = str(digits_model())
     assert cli.main(["ray", "config", f"a={model}", f"b={model}", "--multiplex", "2"]) == 0
     (application,) = yaml.safe_load(capsys.readouterr().out)["applications"]

@@ -97,7 +97,7 @@ def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
 
 
 def test_every_measurement_is_stored_beside_the_profile(tuned: tuple[dict, str], folder: Path) -> None:
-    """Estimates, ways in, heats and the verification, each as one line with its key."""
+    """Estimates, request overheads, heats and the verification, each as one line with its key."""
     lines = [json.loads(text) for text in (folder / tuned[0]["trials"]).read_text().splitlines()]
     assert {line["kind"] for line in lines} >= {"estimate", "way", "heat", "verified"}
     assert len({(line["model"], line["engines"], line["machine"], line["request"]) for line in lines}) == 1

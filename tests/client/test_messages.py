@@ -106,7 +106,7 @@ def test_addresses(url: str, address: ServerAddress) -> None:
     ],
 )
 def test_bad_addresses(url: str) -> None:
-    """What is none is told how to write one."""
+    """The error says how to write an address."""
     with pytest.raises(InvalidInputError, match="HOST:PORT"):
         ServerAddress.parse(url)
 

@@ -258,7 +258,7 @@ def test_a_copy_that_lost_gives_its_region_up(make: type) -> None:
 
 
 def test_a_server_that_is_gone(make: type) -> None:
-    """The memory goes although nobody can be told."""
+    """The memory is released although the server cannot be notified."""
     with ExitStack() as stack:
         with peer([TAKEN, good(2.0)]) as result:
             client = stack.enter_context(make(result.url, shared_memory=PREFIX))

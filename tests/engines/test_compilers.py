@@ -1,4 +1,4 @@
-"""What PyTorch needs to compile: told by what is on the path, and by what is installed."""
+"""What PyTorch needs to compile, by what is on the path and what is installed."""
 
 import sys
 from importlib.machinery import ModuleSpec

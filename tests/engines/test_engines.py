@@ -26,7 +26,7 @@ Open = Callable[..., Engine]
 
 @pytest.fixture(params=ENGINES)
 def load(request: pytest.FixtureRequest) -> Iterator[Open]:
-    """Opens models in one engine, with one thread unless told otherwise, and closes them after the test."""
+    """Opens models in one engine, with one thread by default, and closes them after the test."""
     opened: list[Engine] = []
 
     def load(path: Path, **options) -> Engine:
@@ -129,7 +129,7 @@ def test_strings(tmp_path: Path) -> None:
 
 
 def test_several_inputs_and_outputs(load: Open, tmp_path: Path) -> None:
-    """Tensors are told apart by name, in any order of the mapping."""
+    """Tensors are identified by name, in any order of the mapping."""
     engine = load(models.two_in_two_out(tmp_path / "m.onnx"))
     a, b = np.full((2, 4), 5, np.float32), np.full((2, 4), 3, np.float32)
     got = engine.run({"b": b, "a": a})

@@ -55,7 +55,7 @@ def test_answers_are_those_of_the_framework(file: str) -> None:
 
 
 def test_a_tensorflow_lite_file_of_any_name(tmp_path: Path) -> None:
-    """Its content says what it is; OpenVINO goes by the ending."""
+    """Its content tells its format; OpenVINO decides by the file extension."""
     truth = np.load(DATA / "tensorflow.npz")
     shutil.copy(DATA / "dense.tflite", tmp_path / "model.lite")
     engine = opened(tmp_path / "model.lite")

@@ -120,7 +120,7 @@ def test_bf16(convolution: Path) -> None:
 
 
 def test_bf16_without_the_instructions(convolution: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor without bfloat16 is told apart before the model is loaded."""
+    """A processor without bfloat16 is detected before the model is loaded."""
     monkeypatch.setattr("tailcut.engines.openvino.isa_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(UnsupportedError, match="this processor has no bfloat16 instructions"):
         answer(convolution, name="openvino", precision="bf16")

@@ -57,7 +57,7 @@ def test_sizes_that_the_model_leaves_free(tmp_path: Path, name: str) -> None:
 
 
 def test_an_output_whose_size_only_clients_see(tmp_path: Path) -> None:
-    """Its shape is what they are told."""
+    """Its shape is the one that clients see."""
     path = models.scaled_free(tmp_path / "scaled.onnx")
     told = Reshape(name="y", client=(-1, 4), model=(-1, 4))
     engine = open_engine(path, EngineOptions(threads=1, reshapes=(told,)))

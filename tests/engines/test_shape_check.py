@@ -196,7 +196,7 @@ def test_a_size_that_stays_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_an_engine_that_computes_in_its_own_way_is_accepted_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every fresh model differs from the reference alike: that is said once, and the next sizes are no news."""
+    """Every fresh model differs from the reference in the same way: that is logged once, not for the next sizes."""
     check, instance, factory = checked(tmp_path, 1, 1.3)
     instance.take_over(factory())
     check._canary = None  # as if this had been so from the start
@@ -292,7 +292,7 @@ class Boxes(Factory):
 def test_integers_and_other_sizes_are_its_own_way_and_the_rest_is_still_compared(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, *, many: bool
 ) -> None:
-    """A detector may find other boxes, which is said once; its other outputs must be right for new sizes."""
+    """A detector may find other boxes, which is logged once; its other outputs must be right for new sizes."""
     factory = Boxes(tmp_path, 1.01, 1.01, 1.01, 3, many=many)
     reference = opened(factory.path(1), "onnxruntime")
     check = ShapeCheck("boxes", onnxruntime(reference), factory, "f32")

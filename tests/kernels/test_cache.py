@@ -61,7 +61,7 @@ def test_without_a_home_there_are_temporary_files(monkeypatch: pytest.MonkeyPatc
 def test_a_folder_that_others_can_write_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is kept is unpickled: a link, a file or an open folder in its place is refused, and it is said once."""
+    """What is kept is unpickled: a link, a file or an open folder in its place is refused, which is logged once."""
     monkeypatch.setenv("HOME", "/missing")
     place = tmp_path / f"tailcut-{os.geteuid()}"
     if fault == "link":

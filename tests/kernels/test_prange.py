@@ -96,7 +96,7 @@ def test_every_loop_of_a_function_is_there(result: dict[str, list]) -> None:
 
 @pytest.mark.slow
 def test_a_reduction_over_threads(result: dict[str, list]) -> None:
-    """Where sums may be reordered the kernel is on vectors; where not, the inner loop is scalar and is said to be."""
+    """Where sums may be reordered the kernel is on vectors; otherwise the inner loop is reported as scalar."""
     assert [item[1] for item in result["dot"]] == [True]
     assert [item[:2] for item in result["rows"]] == [[line("        for j in range(a.shape[1]):"), False]]
 

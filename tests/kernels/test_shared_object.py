@@ -69,7 +69,7 @@ def test_a_function_without_a_loop(build):
 
 
 def test_mistakes(build, tmp_path: Path):
-    """A missing file, one without machine code, and an unknown function are said in a line."""
+    """A missing file, one without machine code, and an unknown function each give an error of one line."""
     library = build("some.so", "-O1")
     text = tmp_path / "text.so"
     text.write_text("no library")

@@ -170,7 +170,7 @@ def test_a_scalar_loop(function, signature: str, reason: str, advice: str):
     [(tenth, PAIR, "float32 is converted to float64"), (add, "int32[::1],int64[::1]", "64-bit integers")],
 )
 def test_a_loop_on_fewer_lanes_than_it_could_have(function, signature: str, advice: str):
-    """A loop on vectors of wide elements is vectorised, and told how to narrow them."""
+    """A loop on vectors of wide elements is vectorised, with advice on how to narrow them."""
     facts = the_loop(function, signature)
     assert facts.loop.vectorized
     assert facts.loop.tally.element_bits == 64
@@ -188,7 +188,7 @@ def test_library_code_counts_for_the_line_that_calls_it():
 
 
 def test_a_loop_that_the_compiler_replaced():
-    """Filling with zeros becomes a call of memset: the loop is said to be gone, and is no failure."""
+    """Filling with zeros becomes a call of memset: the loop is reported as gone, which is no failure."""
     (analysis,) = analyse(zero, VECTOR)
     assert [facts.loop.tally for facts in analysis.loops] == [None]
     assert analysis.vectorized

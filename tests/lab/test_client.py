@@ -282,7 +282,7 @@ def test_the_client_counts_its_own_processor_time() -> None:
 
 
 def test_a_long_preparation_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Once something is really compiled; what is only loaded says nothing."""
+    """Only if something is really compiled, not if it is only loaded."""
     with compiled.compiling("nothing"):
         pass
     assert not capsys.readouterr().err

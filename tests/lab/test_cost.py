@@ -1,4 +1,4 @@
-"""What a load cost its server: found by its port, looked at before and after, told a request."""
+"""The cost of a load to its server, which is found by its port and measured before and after, per request."""
 
 import os
 import subprocess

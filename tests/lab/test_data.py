@@ -133,7 +133,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 1, 3), (0, 3)])
 def test_no_request_at_all(shape: tuple[int, ...]) -> None:
-    """An axis of requests without any is said to be so."""
+    """An axis of requests without any request is reported."""
     with pytest.raises(UsageError, match="no rows"):
         rows_of_data(ONE, {"x": zeros(*shape)}, 64)
 

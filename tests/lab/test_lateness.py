@@ -115,7 +115,7 @@ def test_the_cause(observed: Observation, line: str | None) -> None:
 
 
 def test_more_cpus() -> None:
-    """The server is told to leave the last one free; on one CPU there is none to leave."""
+    """The advice is to have the server leave the last CPU free; with one CPU there is none to leave."""
     server = replace(spinning(3.9, 0.2), allowed=FOUR)
     busy = process("tailcut", SERVER, 3.9, FOUR)
     observed = replace(seen(server=server), use=use(busy, cpus=frozenset({0, 1, 2, 3, 6})), server=server)

@@ -81,7 +81,7 @@ def test_a_client_keeps_its_cores_busy_as_long_as_it_waits() -> None:
 
 
 def test_nothing_answered_is_a_result_too() -> None:
-    """No samples, a rate of zero, and nothing said of the client."""
+    """No samples, a rate of zero, and no remark on the client."""
     match = result([])
     assert (match.samples, match.rate_achieved, match.client_behind) == (0, 0.0, False)
 

@@ -1,4 +1,4 @@
-"""What `--mix` means, and which mistakes are told."""
+"""What `--mix` means, and which mistakes are reported."""
 
 import pytest
 

@@ -71,7 +71,7 @@ def test_very_many_latencies_are_thinned() -> None:
 
 @pytest.mark.slow
 def test_alike_runs_are_indistinct() -> None:
-    """Two runs of one distribution are not told apart, and nothing has regressed."""
+    """Two runs of one distribution are not distinguished, and nothing has regressed."""
     outcome = compare(run_record(result(lognormal(1))), run_record(result(lognormal(2))))
     assert set(outcome) == {"p50", "p95", "p99", "p99_9"}
     assert {change.verdict for change in outcome.values()} == {"indistinct"}

@@ -71,7 +71,7 @@ def test_a_late_client_is_tried_again_and_then_named() -> None:
 
 
 def test_the_search_is_a_pure_state() -> None:
-    """It asks for a rate and takes what it is told; nothing else moves it."""
+    """It asks for a rate and takes the result; nothing else changes its state."""
     search = Saturation(100)
     assert search.next_rate() == search.next_rate() == 100
     search.observe(100, Shown.MEETS)

@@ -104,7 +104,7 @@ def test_blocks_take_turns() -> None:
 @pytest.mark.usefixtures("forked_trials")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
 def test_blocks_have_their_servers_cost(models: Path) -> None:
-    """What a server spends in its open blocks is told a request; closed blocks do not count."""
+    """What a server spends in its open-loop blocks is reported per request; closed-loop blocks do not count."""
     served = ServedProfile(Profile.of_model(models / "mlp.onnx", Settings()))
     assert served.pid is None
     with served:

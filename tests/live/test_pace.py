@@ -1,4 +1,4 @@
-"""How often the watchers are told."""
+"""How often views are sent to the watchers."""
 
 import pytest
 

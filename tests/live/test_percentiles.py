@@ -42,7 +42,7 @@ def test_it_stays_in_the_bucket_of_the_true_one(times: np.ndarray) -> None:
 
 
 def test_the_last_bucket_has_no_upper_bound() -> None:
-    """Without traces its lower bound is said, with them what they say."""
+    """Without traces, the figure is its lower bound; with them, the traces' own."""
     assert percentile_ns({4: 10}, BOUNDS, NONE, 0.5) == 8_000
     assert percentile_ns({4: 10}, BOUNDS, np.array([77_000]), 0.5) == 77_000
 

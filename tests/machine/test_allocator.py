@@ -129,7 +129,7 @@ def test_freed_memory_is_kept() -> None:
 
 
 def test_memory_settings_are_served(tmp_path: Path) -> None:
-    """Locked rows and kept memory: the server starts and says nothing against it, or why it cannot."""
+    """Locked rows and kept memory: the server starts without a warning, or warns why it cannot apply them."""
     with serving(tmp_path, profile_with(tmp_path, lock=True, keep_freed=True)) as server:
         text = server.stderr.read_text()
         status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -138,7 +138,7 @@ def test_memory_settings_are_served(tmp_path: Path) -> None:
 
 
 def test_huge_pages_are_asked_for_beside_other_options() -> None:
-    """What else glibc is told stays, and an earlier word on them goes."""
+    """Other tunables of glibc stay, and an earlier setting of huge pages is replaced."""
     assert with_huge_heap({"HOME": "/"}) == {"HOME": "/", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     others = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:glibc.malloc.check=3"}
     assert with_huge_heap(others) == {"GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.hugetlb=1"}

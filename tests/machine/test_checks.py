@@ -258,7 +258,7 @@ def test_isa(
     [({"sse2", "avx", "avx2"}, "avx2"), ({"asimd"}, "neon"), ({"asimd", "sve"}, "sve"), ({"fpu"}, None)],
 )
 def test_widest(flags: set[str], name: str | None) -> None:
-    """The widest set that we know is told by its common name."""
+    """The widest known instruction set is named by its common name."""
     assert widest(frozenset(flags)) == name
 
 

@@ -132,7 +132,7 @@ def test_the_place_of_a_device(tmp_path: Path) -> None:
 
 
 def test_without_a_driver(tmp_path: Path) -> None:
-    """No program: nothing to say. A program that fails: what it said, as a warning."""
+    """Without the program, no finding; if the program fails, its message as a warning."""
 
     def absent(_command: Sequence[str]) -> str:
         raise FileNotFoundError
@@ -186,7 +186,7 @@ def test_findings(item: GpuDevice, name: str, severity: str, words: str) -> None
 
 @pytest.mark.parametrize(("limit", "severity"), [(None, OK), (8 << 20, NOTE), (2 << 30, OK)])
 def test_locked_memory(limit: int | None, severity: str) -> None:
-    """A small limit is said, with what to do in a container."""
+    """A small limit is reported, with what to do in a container."""
     checks = {item.name: item for item in examine_devices(Devices("550", "12.4", (HEALTHY,), "", limit))}
     assert checks["gpu_pinned"].severity == severity
 

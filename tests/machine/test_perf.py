@@ -85,7 +85,7 @@ def test_an_event_that_no_kernel_has() -> None:
     ],
 )
 def test_reasons(error: int, words: str) -> None:
-    """Each error of the call is told apart in words, with what mends it."""
+    """Each error of the call has its own message, with the remedy."""
     missing = why_missing(SWITCHES, error)
     assert missing.name == "context_switches"
     assert any(word in missing.reason for word in words.split("|"))
@@ -94,7 +94,7 @@ def test_reasons(error: int, words: str) -> None:
 
 @pytest.mark.parametrize(("kind", "error"), [(HARDWARE, errno.ENOENT), (CACHE, errno.EOPNOTSUPP)])
 def test_no_hardware_counters(monkeypatch: pytest.MonkeyPatch, kind: int, error: int) -> None:
-    """A machine without a PMU is told apart from a processor that lacks one event."""
+    """A machine without a PMU is distinguished from a processor that lacks one event."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(perf, "has_hardware_counters", lambda: False)
     assert "no hardware counters" in why_missing(CounterEvent("x", kind, 0), error).reason

@@ -72,7 +72,7 @@ def test_rows_that_are_apart_are_asked_together() -> None:
 
 
 def test_what_is_random_or_refused_alone_is_not_judged() -> None:
-    """It says nothing of the rows."""
+    """Such answers say nothing about the rows."""
     numbers = np.random.default_rng(0)
 
     def noise(parts):

@@ -164,7 +164,7 @@ ONLY_ONE = (
 
 
 def test_a_stage_of_which_only_one_process_starts_does_not_open(tmp_path):
-    """The second one's fault is told, instead of a wait without end."""
+    """The second one's fault is reported, instead of waiting forever."""
     source = written(tmp_path, HEAD, ONLY_ONE, STAGE.replace("@stage(", "@stage(workers=2, "), PIPELINE)
     with pytest.raises(UsageError, match=r"p\.py:\d+: FileExistsError"):
         Model.open(source)

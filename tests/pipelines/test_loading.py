@@ -51,7 +51,7 @@ def test_a_file_without_a_variable(tmp_path):
 
 
 def test_a_stage_that_only_its_process_cannot_import(tmp_path):
-    """Says what the process said."""
+    """The error repeats what the process reported."""
     (tmp_path / "p.py").write_text(
         "import os, sys\nif 'tailcut.pipelines.child' in str(sys.orig_argv):\n    os.nothing\n"
         + HEAD

@@ -58,7 +58,7 @@ def test_names_of_steps_differ():
 
 @pytest.mark.parametrize("steps", [[], "model.onnx", [len], [7]])
 def test_steps_are_stages_and_paths(steps):
-    """A bare function is told to be made a stage."""
+    """The error for a bare function says to make it a stage."""
     with pytest.raises(UsageError, match="pipeline 'p'"):
         Pipeline("p", steps)
 

@@ -16,7 +16,7 @@ SLOW = "time.sleep(float(x[0]))\n    return x[:, None]"
 
 
 def slow(stage, timeout_s, *, threads):
-    """A stage whose function takes as many seconds as it is told."""
+    """A stage whose function takes as many seconds as its input says."""
     body = stage.replace("@stage(", f"@stage(timeout_s={timeout_s}, threads={threads}, ")
     return HEAD, body.replace("return x", SLOW), PIPELINE
 

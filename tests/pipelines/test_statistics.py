@@ -141,7 +141,7 @@ def full(folder: Path, server: Server, step: str) -> Iterator[None]:
 
 
 def logged(server: Server) -> dict[str, int]:
-    """The refusals that the log has told of, by the reason's first words."""
+    """The refusals in the log, by the first words of the reason."""
     result: dict[str, int] = {}
     log = _log(server)
     message = re.findall(r"three: refused (\d+) requests?: (model '\w+'|cannot|the deadline)", log)

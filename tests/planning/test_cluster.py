@@ -113,7 +113,7 @@ def test_shared_cores_are_the_tuner_s_too() -> None:
 
 
 def test_a_lone_request_pays_for_each_part_of_its_way() -> None:
-    """Received, woken for, computed, told, answered, and what lies outside, as in the tuner's simulation."""
+    """Receiving, waking, computing, delivering, answering, and the time outside, as in the tuner's simulation."""
     item = Configuration(fixed(1.0), WAY, "worker")
     alone = np.array([0], np.int64)
     result = simulate_cluster(Cluster(item, 3), alone).prediction

@@ -165,7 +165,7 @@ def test_stops_by_a_quota_cost_time() -> None:
 
 
 def test_damaged_evidence(tmp_path: Path) -> None:
-    """Is said to be, and not simulated."""
+    """It is reported, and not simulated."""
     path = save(tmp_path, evidence={"service": SERVICE | {"threads": 0}})
     with pytest.raises(ProfileError, match=r"evidence\.service is not valid.*tune the model again"):
         read_measured(path)

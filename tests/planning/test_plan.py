@@ -74,7 +74,7 @@ def test_a_plan_meets_its_limit() -> None:
 
 @pytest.mark.slow
 def test_a_measured_capacity_sets_the_scale() -> None:
-    """A replica that carries half of what the parts promise is needed twice as often; the plan says so."""
+    """If a replica sustains half of what the parts promise, twice as many are needed; the plan says so."""
     loose = [Limit("p99", 500.0)]
     promised = capacity_of(WANTED.models[0].service.configuration(WANTED.models[0].profile.settings))
     before, half, same = (plan(limits=loose, capacity=capacity) for capacity in (None, promised / 2, promised))

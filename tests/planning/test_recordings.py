@@ -76,6 +76,6 @@ def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    """Is said to be."""
+    """The error says that it is missing."""
     with pytest.raises(UsageError, match="no such trace"):
         read_recording(tmp_path / "none.txt")

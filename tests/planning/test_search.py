@@ -32,7 +32,7 @@ P99 = Limit("p99", 10.0)
 
 
 def up_to(carried: float, asked: list[tuple[int, float]] | None = None):
-    """An oracle in which each replica carries so many requests per second."""
+    """An oracle in which each replica sustains this many requests per second."""
 
     def expect(replicas: int, rate: float) -> Figures:
         if asked is not None:

@@ -34,7 +34,7 @@ def profile(tmp_path: Path) -> Path:
 
 
 def test_a_tuned_profile_decides_everything(profile: Path) -> None:
-    """CPUs, memory, and what a replica carries within the limit of its tune."""
+    """CPUs, memory, and what a replica sustains within the limit of its tune."""
     plan = make_plan(profile, replicas=(1, 4))
     assert plan.sources == (str(profile),)
     assert (plan.cpus, plan.gpus, plan.exclusive) == (1.0, 0.0, False)
@@ -135,13 +135,13 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [[], {}])
 def test_nothing_to_serve(source: list | dict) -> None:
-    """Is said in one line."""
+    """The error is one line."""
     with pytest.raises(UsageError, match="an application needs at least one"):
         make_plan(source)
 
 
 def test_two_models_of_one_name(profile: Path) -> None:
-    """Cannot be told apart; two versions of a model can."""
+    """They cannot be distinguished; two versions of a model can."""
     with pytest.raises(UsageError, match="two models have the same name, digits: rename one with NAME=FILE"):
         make_plan([profile, digits_model()])
     with pytest.raises(UsageError, match="two models have the same name, a"):

@@ -120,7 +120,7 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 @needs_haproxy
 def test_a_port_that_is_taken() -> None:
-    """Is named, and nobody is told that haproxy listens."""
+    """The error names it, and `ready` is not called."""
     events: list[object] = []
     directory = Listed()
     with socket.create_server(("127.0.0.1", 0)) as taken:

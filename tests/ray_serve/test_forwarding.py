@@ -1,4 +1,4 @@
-"""Requests of Serve's proxy, as they are handed on."""
+"""How requests of Serve's proxy are forwarded."""
 
 import pytest
 

@@ -79,7 +79,7 @@ class Caller:
 
 
 def test_server_sent_events(tmp_path: Path) -> None:
-    """Are handed on as they come; a watcher that leaves ends the server's answer as well."""
+    """They are forwarded as they come; a watcher that leaves ends the server's answer as well."""
 
     async def use(local: Any) -> None:
         watcher = Caller("/app/live")

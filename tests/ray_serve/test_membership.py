@@ -1,4 +1,4 @@
-"""Names of applications, and addresses from what Serve's controller tells; a real Serve is asked in test_cluster."""
+"""Names of applications, and addresses from the controller's descriptions; test_cluster uses a real Serve."""
 
 import sys
 import threading

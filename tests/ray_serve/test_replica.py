@@ -114,7 +114,7 @@ def test_a_model_makes_room_at_once(tmp_path: Path) -> None:
 
 
 def test_a_call_in_flight_is_answered_first(tmp_path: Path) -> None:
-    """The server is told to stop when the last one has its answer."""
+    """The server is stopped once the last call is answered."""
 
     async def run() -> None:
         item = replica(tmp_path)

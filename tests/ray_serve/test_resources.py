@@ -1,4 +1,4 @@
-"""What a replica asks of its node."""
+"""The resources that a replica needs on its node."""
 
 import msgspec
 import pytest

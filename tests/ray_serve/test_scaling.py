@@ -1,4 +1,4 @@
-"""What a replica carries, from measurements that are made up."""
+"""The load that a replica sustains, from synthetic measurements."""
 
 import functools
 from dataclasses import replace
@@ -69,7 +69,7 @@ def test_a_server_that_answered_less_than_its_parts_promise() -> None:
 
 
 def test_a_replica_with_fewer_cpus_sustains_less() -> None:
-    """Half a CPU carries about half of what one does; more than the tune had are no measurement."""
+    """Half a CPU sustains about half of what one does; more CPUs than the tune had make no difference."""
     limit = Limit("p99", 100.0)
     half, tuned, more = carried_by(measured(), limit, 0.5).rate, carried().rate, carried_by(measured(), limit, 8.0).rate
     assert tuned is not None
@@ -90,7 +90,7 @@ def test_a_profile_for_clients_on_the_same_machine(caplog: pytest.LogCaptureFixt
 
 
 def test_a_limit_that_no_replica_meets() -> None:
-    """Is said, with what a lone request takes."""
+    """The error says how long a single request takes."""
     with pytest.raises(UsageError, match=r"no replica meets p99 within 0\.5 ms: a lone request takes 1"):
         carried_by(measured(), Limit("p99", 0.5))
 

@@ -63,7 +63,7 @@ def test_many_runs_are_thinned_to_the_colours_there_are() -> None:
 
 @pytest.mark.slow
 def test_what_got_worse_is_the_headline() -> None:
-    """A comparison with a faster earlier result is told before anything else, by HTML and Markdown."""
+    """A comparison with a faster earlier result comes before anything else, in HTML and Markdown."""
     assert bench_page.page(slower_bench()).headline == "9 of 9 percentiles got worse"
     assert "9 of 9 percentiles got worse" in render_bench_html(slower_bench())
     assert "**worse**" in bench_markdown(slower_bench())
@@ -219,7 +219,7 @@ def test_a_microbenchmark_has_its_three_charts() -> None:
 
 
 def test_pages_stay_below_two_megabytes() -> None:
-    """Forty runs of 20,000 kept latencies, and sixty functions, give pages that mail carries."""
+    """Forty runs of 20,000 kept latencies, and sixty functions, give pages that fit into a mail."""
     item = run(100.0, samples=20_000)
     heavy = [replace(item, rate_offered=100.0 * number) for number in range(1, 41)]
     page = render_bench_html(bench(*heavy))

@@ -87,7 +87,7 @@ def result(*models: JointModel) -> JointResult:
     ],
 )
 def test_a_gain_is_what_its_interval_holds(ratio: tuple[float, float, float] | None, words: str) -> None:
-    """Shorter or longer only where the whole interval is; else it is said to be inconclusive."""
+    """Shorter or longer only if the whole interval is; otherwise it is called inconclusive."""
     assert words in gain_words(model("a", ratio))
 
 

@@ -44,7 +44,7 @@ def test_a_scalar_loop_and_one_that_is_gone():
 
 
 def test_a_function_without_loops():
-    """Nothing to vectorise is said, and is no failure."""
+    """The report says that there is nothing to vectorise, which is no failure."""
     record = vectorization_record("mine:f", "avx2", [analysis()])
     assert record.vectorized
     assert "no loop in the machine code" in vectorization_text(record)

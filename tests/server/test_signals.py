@@ -139,7 +139,7 @@ def test_a_sighup_while_models_are_loaded_is_answered_afterwards(tmp_path: Path)
 
 
 def load_answer(server: Server) -> Answer:
-    """What a client is told that asks for the model to be loaded."""
+    """The answer to a client that loads the model."""
     with server.connect() as wire:
         return wire.ask(b"POST /v2/repository/models/mlp/load HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
 

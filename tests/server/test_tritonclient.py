@@ -110,7 +110,7 @@ def test_health_and_metadata(client: Triton) -> None:
 
 
 def test_configuration(client: Triton) -> None:
-    """The batch dimension is told apart from the others."""
+    """The batch dimension is distinguished from the others."""
     config = client.get_model_config("mlp")
     config = config.get("config", config)
     assert config["max_batch_size"] == 32
@@ -168,7 +168,7 @@ def test_outputs_and_parameters(client: Triton) -> None:
     ],
 )
 def test_errors(client: Triton, model: str, width: int, named: str, code: tuple[str, str]) -> None:
-    """Each is told with its code, and costs only itself."""
+    """Each request fails with its own code, and no other request fails."""
     tensor = client.input("x", np.ones((1, width), np.float32), "FP32")
     name, _, version = model.partition(":")
     with pytest.raises(InferenceServerException) as caught:

@@ -1,4 +1,4 @@
-"""The short forms of what `make soak` does for as long as it is told."""
+"""Short versions of what `make soak` does for any time."""
 
 from pathlib import Path
 

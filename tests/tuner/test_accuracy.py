@@ -1,4 +1,4 @@
-"""Whether answers are still right: what passes, what does not, and what is said."""
+"""Whether answers are still right: what passes, what does not, and what is reported."""
 
 from collections.abc import Callable
 from pathlib import Path

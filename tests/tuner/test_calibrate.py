@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calibrated(folder: Path) -> Iterator[tuple[ModelSpace, list[str]]]:
-    """A space that has its copies, and what it told."""
+    """A space with its copies, and the events of calibration."""
     message: list[str] = []
 
     def tell(event: Event) -> None:
@@ -56,7 +56,7 @@ def calibrated(folder: Path) -> Iterator[tuple[ModelSpace, list[str]]]:
 
 @pytest.mark.slow
 def test_both_engines_have_a_copy(calibrated: tuple[ModelSpace, list[str]]) -> None:
-    """Each answers rightly on requests that its ranges do not come from, is told in a line, and is measured."""
+    """Each answers correctly on requests not used for its ranges, is reported in one line, and is measured."""
     space, message = calibrated
     assert set(space.copies) == {"onnxruntime", "openvino"}
     for name, copy in space.copies.items():
@@ -124,7 +124,7 @@ def test_copies_come_first_where_they_are_likely_to_win(
 
 @pytest.mark.slow
 def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[ModelSpace, list[str]]) -> None:
-    """All methods with everything in int8, then more in float, up to half; where nothing helps, the reason is told."""
+    """All methods with everything in int8, then more in float, up to half; if nothing helps, the reason is reported."""
     space, _ = calibrated
     tried: list[int] = []
 

@@ -26,7 +26,7 @@ from tailcut.tuner.waterfall import waterfall
 
 
 def test_the_story_says_what_limits(tmp_path: Path) -> None:
-    """Whether rows may be batched, what the baseline carries, the limit of its own tail, and how long all takes."""
+    """Whether rows may be batched, what the baseline sustains, the limit of its own tail, and how long all takes."""
     text: list[Event] = []
     session = open_session(TuneRequest(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), text.append)
     try:
@@ -47,7 +47,7 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     ("rate", "of", "what_helps"), [(0.3, "at 0.3 req/s", ", or a higher --rate"), (400.0, "of a model this slow", "")]
 )
 def test_why_the_p99_is_not_verified(rate: float, of: str, what_helps: str) -> None:
-    """A model that carries far more than the rate is not called slow, and a higher rate helps only there."""
+    """A model that sustains far more than the rate is not called slow, and a higher rate helps only there."""
     text = p99_takes_long(Baseline(1000.0, 16, rate, 5.0), 5630.0, 10.0, "p50", 15220).text
     assert text == (
         f"the p99 {of} takes 5,630 s to verify: within 10 s the tune verifies its p50 "
@@ -56,7 +56,7 @@ def test_why_the_p99_is_not_verified(rate: float, of: str, what_helps: str) -> N
 
 
 def test_a_rate_out_of_reach_is_refused(tmp_path: Path) -> None:
-    """Over twice what the best configuration, or the measured baseline, carries."""
+    """Over twice what the best configuration, or the measured baseline, sustains."""
     path = perceptron([16, 4], tmp_path / "m.onnx")
     session = open_session(TuneRequest(path, rate=1000.0, slo_ms=20.0), lambda _: None)
     predicted = PredictedConfiguration(session.base, 0.0, 1.0, 10.0, 0, capacity=500.0)

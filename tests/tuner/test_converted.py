@@ -95,7 +95,7 @@ def test_a_tune_measures_all_engines(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_engines_of_onnx_models_are_offered(folder: Path) -> None:
-    """They are told, and PyTorch is offered beside them."""
+    """They are reported, and PyTorch is offered as well."""
     names, text = offered(folder / "mlp.pt2")
     assert names == {"torch", "onnxruntime", "openvino"}
     assert "converted the program to ONNX, for onnxruntime and openvino" in text

@@ -40,7 +40,7 @@ def test_they_are_of_several_kinds() -> None:
 
 
 def test_each_dispatch_has_its_best_in_the_race() -> None:
-    """Also where the measurement of one way in made all of its configurations look poor, but not hopeless."""
+    """Even if the measured overhead of one dispatch makes all of its configurations look poor, but not hopeless."""
     others = [item for item in many() if item.settings.batching.dispatch != "inline"]
     for share, there in ((0.4, True), (0.2, False)):
         inline = [

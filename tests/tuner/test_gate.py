@@ -1,4 +1,4 @@
-"""Real servers: some wrong on purpose, in ways that show only in company or between lengths, and some right."""
+"""Real servers: some wrong on purpose, only with concurrent requests or between lengths, and some right."""
 
 import itertools
 from collections.abc import Iterator

@@ -130,5 +130,5 @@ def test_an_input_may_be_called_labels(tmp_path: Path) -> None:
 
 
 def wanted_of(model_path: Path, data: Path) -> TuneRequest:
-    """As the command line asks for it."""
+    """The request for a tune, as the command line makes it."""
     return tune_wanted.wanted_of(model_path, data, None, "5s", "0.999", None, "any", 0)

@@ -1,4 +1,4 @@
-"""What ways into a server cost a tune: measured, or the usual figures."""
+"""The request overheads that a tune uses: measured, or typical figures."""
 
 from pathlib import Path
 

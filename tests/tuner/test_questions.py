@@ -106,7 +106,7 @@ def test_two_dimensions_are_cut_each_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_request_of_the_data_that_the_model_refuses_is_an_error(tmp_path: Path) -> None:
-    """It is told which one, because nothing can be tuned on it."""
+    """The error names it, because nothing can be tuned on it."""
     path = masked_mean(tmp_path / "m.onnx")
     requests = [*sentences(5, 6), sentences(4)[0] | {"mask": np.ones((1, 3), np.int64)}]
     with pytest.raises(EngineError, match=r"^request 2 of the data \(ids 1x4, mask 1x3\): "):

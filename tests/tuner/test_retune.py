@@ -58,7 +58,7 @@ def test_its_own_copy_is_measured(tmp_path: Path, rows: int) -> None:
 
 
 def test_its_clients_stay_what_they_are(tmp_path: Path) -> None:
-    """Pixels, chosen outputs, fixed dimensions and the word on rows are the profile's where nothing else is said."""
+    """Pixels, chosen outputs, fixed dimensions and the declaration of rows are the profile's by default."""
     path = two_in_two_out(tmp_path / "m.onnx")
     fold = U8Input(scale=(1 / 255,), offset=(-0.5,))
     settings = changed(

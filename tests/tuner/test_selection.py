@@ -117,7 +117,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorded]:
 
 
 def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
-    """Of two finalists that can hardly be told apart one wins, and the settings are not the baseline's."""
+    """Of two finalists that are hardly distinguishable, one wins, and the settings are not the baseline's."""
     session, selection = opened(TuneRequest(perceptron([16, 32, 4], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0))
     choices = list(serving_choices(ModelSpace(session).facts, BASELINE.engine))[:2]
     assert session.base not in choices
@@ -128,7 +128,7 @@ def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path, record
 
 
 def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
-    """Everything that was simulated races, up to a limit that is said; a usual race takes a few."""
+    """Everything that was simulated races, up to a limit that is reported; a usual race takes a few."""
     text: list[Event] = []
     path = perceptron([16, 4], tmp_path / "m.onnx")
     predicted = [
@@ -227,7 +227,7 @@ def test_where_all_finalists_answer_wrongly_the_next_best_race(
 
 
 def test_where_all_answer_wrongly_the_baseline_stays(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
-    """Behind the plain wire; it is said."""
+    """With the plain wire, and a note."""
     message: list[Event] = []
     session, selection = opened(
         TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0), message.append
@@ -417,7 +417,7 @@ def test_of_many_equals_only_as_many_are_counted_as_there_is_time_for(
 def test_finalists_without_time_to_race_are_not_started(
     tmp_path: Path, recorded: Callable[..., Recorded], spent_s: float, count: int
 ) -> None:
-    """Two race whatever is left; those that are left out are said, and those with the best prospects are not."""
+    """Two race whatever is left; those that are left out are named, and those with the best prospects are not."""
     message: list[Event] = []
     path = perceptron([4, 8], tmp_path / "m.onnx")
     session, selection = opened(TuneRequest(path, slo_ms=500.0, budget_s=60.0), message.append)

@@ -61,7 +61,7 @@ def test_one_server_is_asked_by_every_way(servers: TrialServers) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="there is no /dev/shm")
 def test_how_requests_travel_is_measured(servers: TrialServers) -> None:
-    """One of what clients may use; then what the way in costs is measured by that."""
+    """One of what clients may use; then the overhead of requests is measured with it."""
     result = measured_wiring(servers, FACTS, 0.3)
     assert result in wirings(FACTS)
     settings = way_settings(replace(FACTS, wiring=result), "worker")

@@ -27,7 +27,7 @@ def profile() -> Profile:
 
 @pytest.fixture
 def journal(tmp_path: Path, profile: Profile) -> Path:
-    """Of one engine at two sizes, another engine, and both ways in."""
+    """A journal of one engine at two sizes, another engine, and the overheads of both dispatches."""
     path = tmp_path / "m.trials.jsonl"
     lines = Journal(path, Key(profile.model.sha256, "engines", "machine", "x"))
     times = {1: [np.arange(1000, 2000)], 2: [np.arange(1500, 2500)]}
@@ -40,7 +40,7 @@ def journal(tmp_path: Path, profile: Profile) -> Path:
 
 
 def test_the_evidence_has_the_measured_times(journal: Path, profile: Profile) -> None:
-    """As quantiles in microseconds, with the way in of the profile's dispatch; a profile stores and loads it."""
+    """As quantiles in microseconds, with the overhead of the profile's dispatch; a profile stores and loads it."""
     result = msgspec.convert(service_evidence(journal, profile, 3)["service"], MeasuredService)
     assert result.sizes == (1, 2)
     assert np.median(result.quantiles_us, axis=1) == pytest.approx([1.5, 2.0], rel=0.01)
@@ -63,7 +63,7 @@ def test_a_configuration_has_the_profile_s_settings(journal: Path, profile: Prof
 
 
 def test_settings_that_were_refined_afterwards_have_nearly_the_same_times(journal: Path, profile: Profile) -> None:
-    """Those that differ by an arena are taken, and it is said; those with other threads are not."""
+    """Those that differ by an arena are used, with a note; those with other threads are not."""
     lines = lines_of(journal, profile.model)
     result = measured_service(lines, changed(SETTINGS, engine={"arena": False}), 2.0)
     assert result is not None
@@ -72,7 +72,7 @@ def test_settings_that_were_refined_afterwards_have_nearly_the_same_times(journa
 
 
 def test_another_model_s_lines_are_not_taken(journal: Path, profile: Profile) -> None:
-    """A journal of another file says nothing."""
+    """The journal of another file is not used."""
     other = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, sha256="0"))
     assert service_evidence(journal, other, None) == {}
     assert service_evidence(journal.with_name("none.jsonl"), profile, None) == {}

@@ -68,7 +68,7 @@ def test_many_spinning_threads_leave_a_share() -> None:
 
 
 def test_the_loop_is_slower_after_an_engine() -> None:
-    """What an engine adds to a batch is that engine's; adaptive dispatch has the way in of a worker."""
+    """What an engine adds to a batch is that engine's; adaptive dispatch has the request overhead of a worker."""
     inline, worker = WayIn(1, 2, 3, 4, 5), WayIn(6, 7, 8, 9, 10)
     ways = Ways({"inline": inline, "worker": worker}, {"openvino": 40_000})
     assert ways.of("inline", "onnxruntime") == inline
@@ -107,7 +107,7 @@ def test_batches_carry_more(dispatch: str) -> None:
 
 
 def test_a_lone_request_pays_for_each_part_of_its_way() -> None:
-    """Received, woken for, computed, told, answered, and what lies outside."""
+    """Receiving, waking, computing, delivering, answering, and the time outside the server."""
     way = WayIn(receive_ns=10, answer_ns=200, batch_ns=3000, wake_ns=40_000, outside_ns=500_000, pass_ns=7000)
     alone = np.array([0], np.int64)
     worker = simulate(Configuration(fixed(1.0), way, "worker"), alone)

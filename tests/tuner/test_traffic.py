@@ -115,7 +115,7 @@ def test_the_rate_is_lowered_until_it_is_sustained() -> None:
 
 
 def test_what_is_shown_a_step_below_stands_while_the_whole_rate_is_tried() -> None:
-    """Both are carried; only the lower one; or a step below is worth nothing, because the baseline carries as much."""
+    """Both are sustained; only the lower one; or a step below is worth nothing: the baseline sustains as much."""
     quick, late = np.full(700, 1.0), np.full(700, 50.0)
     both, lower = CarriedRate(10.0, 100.0), CarriedRate(10.0, 100.0)
     for carried, then in ((both, quick), (lower, late)):
@@ -189,7 +189,7 @@ def queue(rate: float, capacity: float, count: int, random: np.random.Generator)
 def test_near_the_highest_rate_nothing_is_claimed_of_answers_that_waited_together(
     share: float, least: int, most: int
 ) -> None:
-    """Of rates that a queue does not carry hardly any is claimed; where it is asked for less, nearly all are."""
+    """Of rates that a queue does not sustain, hardly any is claimed; of lower rates, nearly all are."""
     random = np.random.default_rng(1)
     capacity, limit_ms = 1000.0, 20.0
     highest = capacity - 1e3 / limit_ms * np.log(100)
@@ -224,7 +224,7 @@ def arm(server: ServedProfile) -> Arm:
 @pytest.mark.serial
 @pytest.mark.parametrize("alike", [True, False])
 def test_two_servers(tmp_path: Path, alike: bool) -> None:
-    """Nothing is claimed of equal ones; inline dispatch on raw bodies carries more than the defaults on JSON."""
+    """Nothing is claimed of equal ones; inline dispatch on raw bodies sustains more than the defaults on JSON."""
     model = perceptron([64, 256, 8], tmp_path / "m.onnx")
     json = changed(BASELINE, io={"wire": "json"})
     fast: Settings = changed(BASELINE, batching={"dispatch": "inline", "max_batch_size": 32}, io={"wire": "raw"})

@@ -87,7 +87,7 @@ class Server:
     ],
 )
 def test_more_traffic_is_shown_in_time(monkeypatch: pytest.MonkeyPatch, limit_ms: float, capacity: float) -> None:
-    """Also where the baseline carries the first of its rates, for tails of 5 to 100 ms."""
+    """Also if the baseline sustains the first of its rates, for tails of 5 to 100 ms."""
     known = Baseline(capacity, 16, capacity / 2, limit_ms)
     outcome, spent_s, clock = verified(monkeypatch, known, 1.27, 120.0)
     highest = outcome.highest
@@ -133,7 +133,7 @@ def test_a_baseline_that_sustains_more_than_its_closed_loop_is_verified(monkeypa
 def verified(
     monkeypatch: pytest.MonkeyPatch, known: Baseline, carried: float, budget_s: float, late_s: float = 0.0
 ) -> tuple[Any, list[float], Clock]:
-    """The outcome, what the second headline's blocks took, and the clock; the tuned server carries four times as much.
+    """The outcome, what the second headline's blocks took, and the clock; the tuned server sustains four times as much.
 
     Args:
         monkeypatch: replaces loops and clock.

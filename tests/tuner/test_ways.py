@@ -1,4 +1,4 @@
-"""The costs of the way in, from loads of a server of which all costs are known."""
+"""The overhead of requests, estimated from loads of a server whose costs are all known."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -189,7 +189,7 @@ def test_a_previous_profile_that_won_gives_way_to_a_better_baseline(
     ("kept", "server"), [("reference", "the baseline server"), ("previous", "the previous profile's")]
 )
 def test_limits_are_judged_by_what_is_kept(kept: Literal["reference", "previous"], server: str) -> None:
-    """Memory, deadline and CPUs are those of its server, and no ratio of the other one is told."""
+    """Memory, deadline and CPUs are those of its server, and no ratio of the other one is reported."""
     item = outcome("cost", tail=8.0, speed=0.5)
     item.spec = ModelSpec("m", (), ())
     item.arms |= {kept: runs(0.3, 100.0, 3)}

@@ -1,4 +1,4 @@
-"""What the field `Authorization` carries."""
+"""The content of the field `Authorization`."""
 
 import pytest
 

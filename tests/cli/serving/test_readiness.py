@@ -1,4 +1,4 @@
-"""systemd is told when a server answers, so that `systemctl start` can wait for it."""
+"""systemd is notified when a server is ready, so that `systemctl start` can wait for it."""
 
 import socket
 from pathlib import Path

@@ -10,7 +10,7 @@ from tailcut.engines.cuda.turns import CaptureGate, Switch
 
 
 class Held:
-    """A thread that holds something until it is told to end."""
+    """A thread that holds something until it is stopped."""
 
     def __init__(self, hold: Callable[[], AbstractContextManager[object]]) -> None:
         self.got, self._end = threading.Event(), threading.Event()

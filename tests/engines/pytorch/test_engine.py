@@ -347,7 +347,7 @@ def test_exported_programs_keep_constants_out_of_the_inputs(tmp_path: Path) -> N
 
 
 def test_programs_are_opened_by_several_threads(mlp: Path) -> None:
-    """PyTorch reads one program at a time, and says nothing of it when another thread reads one, too."""
+    """PyTorch can read only one program at a time, and does not report a concurrent read in another thread."""
     opened: list[int] = []
 
     def work() -> None:

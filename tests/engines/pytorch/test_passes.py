@@ -59,7 +59,7 @@ def test_products_keep_their_answers(tmp_path: Path, compute: Callable[..., Any]
     ],
 )
 def test_what_is_no_product_of_weights_stays(tmp_path: Path, compute: Callable[..., Any]) -> None:
-    """And where nothing is left to change, that is said."""
+    """And if nothing is left to change, that is reported."""
     path = programs.save(tmp_path / "p.pt2", Product(compute), (torch.randn(2, 16),), {"x": {0: programs.BATCH}})
     with pytest.raises(ValueError, match="no matrix product with constant weights"):
         weights_in_int8(flat(torch.export.load(path), (0,)))

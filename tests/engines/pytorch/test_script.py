@@ -271,7 +271,7 @@ def test_a_module_that_returns_a_parameter(tmp_path: Path) -> None:
 
 
 def test_batches_are_the_users_word(tmp_path: Path) -> None:
-    """A model shares calls where the profile says that its rows are independent; the profile carries the signature."""
+    """Requests share calls if the profile declares rows independent; the profile contains the signature."""
     path = saved(tmp_path / "two.pt", Two())
     trust(path)
     settings = Settings(engine=options(), batching=BatchingSettings(rows="independent"))

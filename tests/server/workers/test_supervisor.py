@@ -310,7 +310,7 @@ def test_counts_that_cannot_be_added_up(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.mark.slow
 def test_a_crash_loop_ends(models: Path, tmp_path: Path) -> None:
-    """Workers that cannot load any more are tried `--max-restarts` times; then all end, exit code 1, and it is said."""
+    """Workers that cannot load any more are tried `--max-restarts` times; then all exit, with code 1 and a message."""
     path = tmp_path / "gone.onnx"
     path.write_bytes((models / "mlp.onnx").read_bytes())
     with serving(tmp_path, path, "--workers", "2", "--max-restarts", "2", "--drain", "0s") as server:

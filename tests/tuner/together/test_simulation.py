@@ -36,7 +36,7 @@ def test_one_model_is_the_single_queue() -> None:
 @pytest.mark.parametrize("shapes", [1, 5])
 @pytest.mark.parametrize("dispatch", ["inline", "worker", "adaptive"])
 def test_one_model_with_batches_is_nearly_the_single_queue(dispatch: DispatchKind, shapes: int) -> None:
-    """Costs of the way in, batches, delays and shapes: the medians and the batches agree, for each dispatch."""
+    """Request overheads, batches, delays and shapes: the medians and the batches agree, for each dispatch."""
     delay_us = 200 if dispatch == "worker" else 0
     mix = ShapeMix((1 / shapes,) * shapes)
     configuration = Configuration(fixed(0.3, 0.4, 0.6, 1.0), USUAL, dispatch, 8, delay_us, mix=mix)

@@ -186,14 +186,14 @@ def test_metadata_names_free_dimensions_minus_one():
 
 
 def test_server_metadata_lists_the_binary_extension():
-    """Server metadata carries name, version and the extensions that hold."""
+    """Server metadata has the name, the version and the supported extensions."""
     metadata = server_metadata("1.2.3")
     assert (metadata["name"], metadata["version"]) == ("tailcut", "1.2.3")
     assert "binary_tensor_data" in metadata["extensions"]
 
 
 def test_the_last_priority() -> None:
-    """A larger one is told which it is."""
+    """The error for a larger one names it."""
     assert schedule_of({"priority": 4294967295}).priority == 4294967295
     for wrong in (4294967296, 1 << 40, -1, 1.0, True):
         with pytest.raises(InvalidInputError, match="'priority' must be a whole number from 0 to 4294967295"):

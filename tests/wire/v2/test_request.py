@@ -1,4 +1,4 @@
-"""What a request may say, and what each wrong one is told."""
+"""What a request may contain, and the error for each invalid one."""
 
 from typing import Any
 
