@@ -155,7 +155,7 @@ def test_following_goes_on_in_another_session(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(membership, "connect", again)
     monkeypatch.setattr(membership, "_session", session)
     monkeypatch.setattr(membership, "_AGAIN_S", 0.0)
-    monkeypatch.setattr(membership, "_LOOK_S", 0.01)
+    monkeypatch.setattr(membership, "_CHECK_S", 0.01)
     watch = object.__new__(membership._Watch)
     watch._changed, watch._stopped, watch._key, watch._snapshot = changed, stopped, "key", 7
     watch._controller, watch._session = Silent(None), "1"

@@ -20,7 +20,7 @@ import pytest
 from tests.engines.models import endless, gather_rows, perceptron
 from tests.pipelines import samples
 from tests.prometheus import INSTALLED, MISSING, prometheus, query, values
-from tests.server.test_engine_hang import asked
+from tests.server.test_engine_hang import request_for
 from tests.server.test_explain import quota_group
 from tests.server.test_overload import ONE, busy, make_profile
 from tests.servers import Server, raw_request, serving, until
@@ -151,8 +151,8 @@ def test_the_other_alerts_fire_on_real_faults(tmp_path: Path) -> None:
         longer = max(0.06, 1.01 * server.metric("tailcut_loop_longest_stall_cpu_seconds"))
         while server.metric("tailcut_loop_longest_stall_cpu_seconds") < longer:
             rounds *= 2
-            assert wire.ask(asked(rounds, "inline")).status == 200
-        assert wire.ask(asked(1 << 40)).status == 504
+            assert wire.ask(request_for(rounds, "inline")).status == 200
+        assert wire.ask(request_for(1 << 40)).status == 504
         await_alerts(address, {"TailcutLoopBlocked", "TailcutEngineHung"}, server)
         assert model_of(address, "TailcutEngineHung") == "endless"
         assert server.stop() == 0
