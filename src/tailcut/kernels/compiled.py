@@ -1,5 +1,6 @@
-"""Loops compiled by numba, each with its equivalent in plain numpy in `reference.py`; more in `images`, `precision`
-and `rows`.
+"""Loops compiled by numba, each with its equivalent in plain numpy in `reference.py`.
+
+More are in `images`, `precision` and `rows`.
 
 Import this module only where the kernels run: numba takes half a second to load, and each kernel compiles at its first
 call for a dtype (and is cached on disk).

@@ -159,7 +159,7 @@ def imported_s(modules: tuple[str, ...]) -> float:
 
 @functools.cache
 def fork_server(modules: tuple[str, ...]) -> ForkServer:
-    """This process's fork server with these modules, which it begins to import at the first call."""
+    """The fork server of this process with these modules, which it begins to import at the first call."""
     return ForkServer(modules)
 
 

@@ -65,7 +65,7 @@ class Span:
 
     @cached_property
     def parts(self) -> list["Span"]:
-        """This span and all that it is computed from, operands first; graphs are too deep for recursion."""
+        """The span and all that it is computed from, operands first; graphs are too deep for recursion."""
         result: dict[int, Span] = {}
         waiting: list[tuple[Span, bool]] = [(self, False)]
         while waiting:
