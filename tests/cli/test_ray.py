@@ -22,7 +22,7 @@ def test_help_lists_its_commands(arguments: tuple[str, ...], capsys: pytest.Capt
     assert cli.main(["ray", *arguments]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.startswith("Usage: tailcut ray [OPTIONS] COMMAND [ARGS]...\n\n  Ray Serve: the file of")
+    assert out.startswith("Usage: tailcut ray [OPTIONS] COMMAND [ARGS]...\n\n  Ray Serve: the configuration of")
     assert out.count("\n  config ") == out.count("\n  haproxy ") == 1
 
 

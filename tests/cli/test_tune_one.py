@@ -58,7 +58,7 @@ def test_a_result_whose_files_cannot_be_written_is_kept(tmp_path: Path, missing:
     has_profile = missing == "report"
     assert written.result.profile == (str(files.profile) if has_profile else None)
     assert files.profile.exists() is has_profile
-    assert (f"{files.profile} is written" in written.error.strerror) is has_profile
+    assert (f"{files.profile} was written" in written.error.strerror) is has_profile
 
 
 def test_a_profile_checked_again_is_replaced_by_itself_only(tmp_path: Path) -> None:

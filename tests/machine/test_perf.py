@@ -78,7 +78,7 @@ def test_an_event_that_no_kernel_has() -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (errno.ENOSYS, "is not there"),
+        (errno.ENOSYS, "there is no perf_event_open"),
         (errno.EMFILE, "file descriptor"),
         (errno.EACCES, "perf_event_paranoid|seccomp"),
         (errno.EPERM, "perf_event_paranoid|seccomp"),

@@ -82,7 +82,7 @@ def test_the_cost_of_a_change_is_reported(servers: TrialServers) -> None:
         servers.arm(settings)
     words = servers.compared(other, item)
     assert words.count("s to start and ") == 2
-    assert " MB; before it " in words
+    assert " MB; before " in words
 
 
 def test_servers_of_a_claim_are_executed(servers: TrialServers) -> None:

@@ -169,8 +169,7 @@ class Client(Pool[_SyncConnection]):
             InvalidInputError: the inputs do not fit the model, or `traceparent` is malformed.
             NotFoundError: the server has no such model or version.
             TooLargeError: the request exceeds the server's limit.
-            QueueFullError: the server is too busy, even after the retries that fit into the time; `retry_after_s` says
-                when to try again.
+            QueueFullError: the server is too busy, even after all retries in time; `retry_after_s`: when to try again.
             DeadlineExceededError: there was no answer in time.
             EngineError: the model failed on these inputs.
             UnreachableError: there is no server, the connection broke off, or the server speaks another protocol.

@@ -327,11 +327,7 @@ class Exchange:
 
     @property
     def asked(self) -> InferRequest:
-        """The request as read; it was more than rows.
-
-        Raises:
-            InvalidInputError: it was nothing but rows.
-        """
+        """The request as read; an `InvalidInputError` where it was nothing but rows."""
         if self.request is None:
             raise InvalidInputError("raw requests cannot select outputs")
         return self.request

@@ -257,11 +257,7 @@ class ModelRepository:
             await self._retire(served.model)
 
     async def renew(self) -> bool:
-        """Load all models again, one after the other; a model that fails keeps its old version.
-
-        Returns:
-            Whether all were loaded.
-        """
+        """Load all models again in turn, and return whether all were loaded; one that fails keeps its old version."""
         async with self._turn:
             self.tell_changed()  # cached plans may admit what is no longer admitted
             models = len(list(self))
@@ -291,10 +287,7 @@ class ModelRepository:
         return ""
 
     def _share_soon(self) -> None:
-        """Reload the models whose settings depend on the number of models, and log new warnings.
-
-        No request waits for this.
-        """
+        """Reload the models whose settings depend on the number of models, without delaying any request."""
         task = asyncio.get_running_loop().create_task(self._share())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

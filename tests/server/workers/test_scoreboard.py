@@ -106,7 +106,7 @@ def test_no_room_at_all(scoreboard: Scoreboard, caplog: pytest.LogCaptureFixture
         scoreboard.publish(1, of_model(name="x" * 70_000))
     assert scoreboard.totals() == of_model()
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "not shown" in line
+    assert "not reported" in line
 
 
 def test_each_model_has_room(scoreboard: Scoreboard, caplog: pytest.LogCaptureFixture) -> None:

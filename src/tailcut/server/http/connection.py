@@ -125,10 +125,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._give_up(error)
 
     def eof_received(self) -> bool:
-        """The client sends nothing more: answer its requests, because it may still read.
-
-        A client that has closed both directions may look the same: `presence.py` tells them apart.
-        """
+        """The client sends nothing more, but may still read (`presence.py` finds out): answer its requests."""
         if self._wire.state >= _LINGER or is_gone(self.transport):
             return False
         self._wire.ended = True
