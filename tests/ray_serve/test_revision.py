@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from tests.engines.models import identity
 
 from tailcut.models import digits_model
@@ -42,6 +43,45 @@ def test_the_files_of_a_pipeline_are_its_revision(tmp_path: Path) -> None:
     seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
     assert len(seen) == 5
     assert make_plan(f"{tmp_path}/p.py:chain").revision in seen
+
+
+@pytest.mark.parametrize(
+    ("statement", "changed"),
+    [
+        ("import pkg", "pkg/__init__.py"),
+        ("import pkg.inner.leaf", "pkg/inner/__init__.py"),
+        ("import pkg.inner.leaf", "pkg/inner/leaf.py"),
+        ("from pkg import side", "pkg/side.py"),
+        ("from pkg.inner import leaf", "pkg/inner/leaf.py"),
+        ("from pkg.inner.leaf import NAME", "pkg/inner/leaf.py"),
+        ("from pkg import relative", "pkg/side.py"),
+        ("from pkg import relative", "pkg/inner/leaf.py"),
+        ("from pkg.inner import up", "pkg/side.py"),
+        ("from pkg.inner import up", "words.py"),
+        ("from pkg import side", "pkg/list.txt"),
+    ],
+)
+def test_packages_belong_to_a_pipeline(tmp_path: Path, statement: str, changed: str) -> None:
+    """The packages of its folder, their modules, and what those import, by absolute and relative names."""
+    (tmp_path / "pkg" / "inner").mkdir(parents=True)
+    for name, text in {
+        "pkg/__init__.py": "",
+        "pkg/side.py": "FILE = 'list.txt'",
+        "pkg/list.txt": "one",
+        "pkg/relative.py": "from . import side\nfrom .inner.leaf import NAME",
+        "pkg/inner/__init__.py": "",
+        "pkg/inner/leaf.py": "NAME = 1",
+        "pkg/inner/up.py": "from .. import side\nimport words\nfrom ..... import beyond",
+        "words.py": "",
+        "unused.py": "",
+        "p.py": statement,
+    }.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    first = make_plan(f"{tmp_path}/p.py:chain").revision
+    (tmp_path / "unused.py").write_text("# another\n")
+    assert make_plan(f"{tmp_path}/p.py:chain").revision == first
+    (tmp_path / changed).write_text("# another\n")
+    assert make_plan(f"{tmp_path}/p.py:chain").revision != first
 
 
 def test_a_user_s_revision() -> None:

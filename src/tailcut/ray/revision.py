@@ -1,9 +1,9 @@
 """Hashes the content of an application's files: a new revision replaces all of its replicas.
 
 A pipeline is not run to find its files, since that would need everything its stages need. Instead, its models are taken
-to be the files that string literals in its Python file name, relative to its folder, and the modules of its folder that
-it imports are hashed too. For anything else, such as files that a data file names, the caller passes a text that
-changes with it.
+to be the files that string literals in its Python file name, relative to its folder. The modules and packages of its
+folder that it imports are hashed too, with the files that they name. For anything else, such as files that a data file
+names, the caller passes a text that changes with it.
 """
 
 import ast
@@ -46,20 +46,19 @@ def _hashes(source: str) -> list[str]:
     """Hashes of the file of a source and of everything that it names."""
     file = file_of(source)
     if is_pipeline(source):
-        return _of_pipeline(file, set())
+        return _of_python(file, file.parent, set())
     return [file_hash(file)] if is_profile(file) else [model_hash(file), str(external_weights_hash(file))]
 
 
-def _of_pipeline(file: Path, seen: set[Path]) -> list[str]:
-    """Hashes of a Python file, of the modules of its folder that it imports, and of the files that they name."""
+def _of_python(file: Path, root: Path, seen: set[Path]) -> list[str]:
+    """Hashes of a Python file, of the modules below `root` that it imports, and of the files that they name."""
     seen.add(file)
-    hashes, folder = [file_hash(file)], file.parent
-    names = set(_names_in(file))
-    for path in sorted({folder / name for name in names if len(name) <= _MOST_TEXT and "\0" not in name}):
+    hashes = [file_hash(file)]
+    for path in sorted(set(_paths_in(file, root))):
         if path in seen or not _exists(path):
             continue
         seen.add(path)
-        hashes += _of_pipeline(path, seen) if path.suffix == ".py" else _of_file(path)
+        hashes += _of_python(path, root, seen) if path.suffix == ".py" else _of_file(path)
     return hashes
 
 
@@ -75,20 +74,37 @@ def _of_file(path: Path) -> list[str]:
     return []
 
 
-def _names_in(file: Path) -> Iterator[str]:
-    """The string literals of a Python file, and the files of the modules that it imports."""
+def _paths_in(file: Path, root: Path) -> Iterator[Path]:
+    """The paths, existing or not, that the string literals and import statements of a Python file may name.
+
+    Args:
+        file: the Python file.
+        root: the pipeline's folder, in which Python looks for modules.
+    """
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):  # the replicas will report it
         return
     for node in ast.walk(tree):
         match node:
-            case ast.Constant(value=str() as text):
-                yield text
+            case ast.Constant(value=str() as text) if len(text) <= _MOST_TEXT and "\0" not in text:
+                yield root / text
+                yield file.parent / text
             case ast.Import(names=names):
-                yield from (f"{name.name.replace('.', '/')}.py" for name in names)
-            case ast.ImportFrom(module=str() as module):
-                yield f"{module.replace('.', '/')}.py"
+                for name in names:
+                    yield from _module_files(root, name.name)
+            case ast.ImportFrom(module=module, names=names, level=level) if level <= len(file.parents):
+                folder = file.parents[level - 1] if level else root
+                for name in names:  # a name may be a module of the package
+                    yield from _module_files(folder, f"{module}.{name.name}" if module else name.name)
+
+
+def _module_files(folder: Path, name: str) -> Iterator[Path]:
+    """Where a module with this dotted name, and the packages that contain it, may lie in a folder."""
+    for part in name.split("."):
+        yield folder / f"{part}.py"
+        folder /= part
+        yield folder / "__init__.py"
 
 
 def _exists(path: Path) -> bool:
