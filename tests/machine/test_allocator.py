@@ -16,6 +16,7 @@ from tailcut.machine.allocator import (
     find,
     has_huge_heap,
     installed,
+    is_asked_for,
     is_loaded,
     with_huge_heap,
     with_preloaded,
@@ -71,6 +72,14 @@ def test_preloading_keeps_what_is_preloaded_already() -> None:
     """The library comes first, and the rest of the environment stays."""
     assert with_preloaded("a.so", {"HOME": "/"}) == {"HOME": "/", "LD_PRELOAD": "a.so"}
     assert with_preloaded("a.so", {"LD_PRELOAD": "b.so"}) == {"LD_PRELOAD": "a.so:b.so"}
+
+
+@pytest.mark.parametrize("preload", ["a.so", "b.so:a.so", "b.so a.so", "b.so c.so:a.so"])
+def test_the_loader_separates_libraries_by_colons_or_spaces(preload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a server would restart again with a library that was preloaded already."""
+    monkeypatch.setenv("LD_PRELOAD", preload)
+    assert is_asked_for("a.so")
+    assert not is_asked_for("so")
 
 
 @pytest.mark.skipif(not installed(), reason="no other allocator is installed here")

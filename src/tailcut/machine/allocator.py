@@ -48,8 +48,8 @@ def loaded() -> Allocator | None:
 
 
 def is_asked_for(library: str) -> bool:
-    """Whether LD_PRELOAD names this library."""
-    return library in os.environ.get("LD_PRELOAD", "").split(":")
+    """Whether LD_PRELOAD names this library; its entries are separated by colons or spaces (ld.so(8))."""
+    return library in os.environ.get("LD_PRELOAD", "").replace(":", " ").split(" ")
 
 
 def with_preloaded(library: str, environment: Mapping[str, str]) -> dict[str, str]:
