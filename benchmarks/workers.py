@@ -66,14 +66,26 @@ def _inode(entry: Path) -> str:
         return ""
 
 
-def spread(parent: int, port: int, count: int, into: list[list[int]]) -> None:
-    """Wait until all connections are there, and note who has how many."""
-    for _ in range(200):
+def spread(parent: int, port: int, count: int, into: list[list[int]], limit_s: float = 2.0) -> None:
+    """Wait until all connections are established, and append each worker's number of them, sorted, to `into`."""
+    most, end = 0, time.monotonic() + limit_s
+    while time.monotonic() < end:
         result = connections(parent, port)
+        most = max(most, sum(result))
         if sum(result) >= count:
             into.append(sorted(result))
             return
         time.sleep(0.01)
+    print(f"no spread of this round: after {limit_s:g} s, at most {most} of {count} connections were established")
+
+
+def spread_words(spreads: list[list[int]]) -> str:
+    """How the connections spread over the workers, and whether the worker with most of them is under the limit."""
+    if not spreads:
+        return "connections: their spread is unknown, because they were never all established"
+    most = max(max(item) / sum(item) for item in spreads)
+    verdict = "under" if most <= LIMIT_SHARE else "OVER"
+    return f"connections {spreads}: at most {most:.0%} at one worker, {verdict} the limit of {LIMIT_SHARE:.0%}"
 
 
 def newcomers(port: int, request: bytes) -> list[float]:
@@ -152,9 +164,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
             f"p99 {p99:>8,.0f} us  {failed} failed"
         )
     print(f"2 workers / 1 worker: {rates[2] / rates[1]:.2f} of the rate")
-    most = max(max(item) / sum(item) for item in spreads)
-    verdict = "under" if most <= LIMIT_SHARE else "OVER"
-    print(f"connections {spreads}: at most {most:.0%} at one worker, {verdict} the limit of {LIMIT_SHARE:.0%}")
+    print(spread_words(spreads))
 
 
 def main() -> None:

@@ -194,6 +194,7 @@ CROSS_CUTTING = {
     "test_model_names": "names that a client may send, through all layers",
     "test_promises": "docs/reference/promises.md",
     "test_tailcut": "what `import tailcut` offers",
+    "test_workers_benchmark": "benchmarks/workers.py",
     "tuner/test_confined": "`--cpus`, from the option to the servers and the result",
     "tuner/test_faults": "what goes wrong in the middle of a tune",
     "tuner/test_labels": "labels of the data, from the file to the result",
