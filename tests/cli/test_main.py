@@ -87,6 +87,12 @@ def helps(command: typer.core.TyperCommand | typer.core.TyperGroup, *path: str) 
             yield from helps(command.get_command(context, name), *path, name)
 
 
+def test_help_names_all_memory_that_is_limited():
+    """--max-buffered counts bodies, also while they are inflated, and responses that clients have not read."""
+    text = " ".join(dict(helps(typer.main.get_command(cli.app), "tailcut"))["tailcut serve"].split())
+    assert "bodies being received or inflated and for responses that clients have not read, in MiB" in text
+
+
 def test_help_speaks_of_no_class_of_the_source():
     """Help is for users: a name such as `SomeThing` in it is no class of the source."""
     sources = (path.read_text(encoding="utf-8") for path in Path(cli.__file__).parents[1].rglob("*.py"))

@@ -138,7 +138,12 @@ def serve(  # noqa: PLR0915  a statement per option
         int, typer.Option(help="Maximum number of open connections.", min=1, max=1_000_000)
     ] = 4096,
     max_buffered: Annotated[
-        int, typer.Option(help="Maximum memory for bodies still being received, over all connections, in MiB.", min=1)
+        int,
+        typer.Option(
+            help="Maximum memory, over all connections, for bodies being received or inflated and for responses that "
+            "clients have not read, in MiB.",
+            min=1,
+        ),
     ] = 512,
     head_timeout: Annotated[str, typer.Option(help="Time to receive a request head, from its first byte.")] = "10s",
     body_timeout: Annotated[
