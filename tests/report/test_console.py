@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+import pytest
 from msgspec.structs import replace
 from rich.console import Console
 from tests.report.test_html import ASKED, figures, ratio, result
@@ -127,3 +128,25 @@ def test_a_tail_that_got_longer_is_called_so_everywhere() -> None:
         Console(file=out, width=300).print(tune_summary(result(gain=gain)))
         assert words in out.getvalue()
         assert ": ".join(headline(result(gain=gain))).removesuffix(".") in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({}, "it is unknown whether p99 is within the limit of 10 ms: the 99 % interval of p99 is 7.200 to 10.400 ms"),
+        ({"p99_interval_ms": None, "p50_ms": 12.0}, "over the limit of 10 ms: even p50 is 12.000 ms"),
+        ({"p99_interval_ms": None, "samples": 90}, "of 10 ms: p99 needs 459 samples, and there are 90: raise --budget"),
+        ({"p99_interval_ms": None, "errors": 1500}, "of 10 ms: 1,500 requests failed, so that p99 has no upper bound"),
+        ({"p99_interval_ms": None}, "of 10 ms: the load client was late in most blocks: lower the rate"),
+    ],
+)
+def test_what_is_not_known_of_a_limit(known: dict, words: str) -> None:
+    """Where a p99 is proven neither within its limit nor over it, the reason and what to do."""
+    shown = result()
+    checked = shown.verification
+    assert checked is not None
+    tuned = replace(checked.tuned, **{"p99_interval_ms": (7.2, 10.4), **known})
+    shown = replace(shown, verification=replace(checked, tuned=tuned))
+    out = StringIO()
+    Console(file=out, width=400).print(tune_summary(shown))
+    assert words in out.getvalue()

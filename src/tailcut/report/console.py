@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from tailcut.lab.record import PERCENTILES
 from tailcut.report import tune_words
 from tailcut.report.accuracy import accuracy_figures, random_words
+from tailcut.report.bench_words import LATE_ADVICE
 from tailcut.report.terminal import output_console
 from tailcut.report.tune_words import (
     UNCHANGED,
@@ -30,6 +32,7 @@ from tailcut.report.tune_words import (
     unmet_words,
 )
 from tailcut.report.words import client_cores, cpu, fixed_milliseconds, ratio
+from tailcut.stats import samples_needed
 from tailcut.tuner.events import (
     Best,
     CandidateDone,
@@ -221,22 +224,26 @@ def headline(result: TuneResult, checked: Verification) -> str:
     if against is not None:
         text += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
     if checked.slo_met is not UNSET:
-        words = {
-            True: "[green]within the limit[/]",
-            False: "[red]over the limit[/]",
-            None: _undecided(checked.tuned, result.objective.slo_ms or 0.0),
-        }
-        text += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
+        text += f"; {_limit_words(checked.tuned, result.objective.slo_ms or 0.0, is_met=checked.slo_met)}"
     return text
 
 
-def _undecided(arm: ArmFigures, limit_ms: float) -> str:
-    """Why a p99 is proven neither within its limit nor over it; reads on with "of N ms"."""
+def _limit_words(arm: ArmFigures, limit_ms: float, *, is_met: bool | None) -> str:
+    """Whether the p99 is within its limit in ms; where neither is proven (None), why not, and what to do."""
+    limit = f"the limit of {limit_ms:g} ms"
+    if is_met is not None:
+        return f"[green]within {limit}[/]" if is_met else f"[red]over {limit}[/]"
     if arm.p99_interval_ms is not None:
-        return "the p99 is too close to the limit"
-    if arm.p50_ms is not None and arm.p50_ms > limit_ms:
-        return "[red]the p50 alone is over the limit[/]"
-    return "the p99 is unknown: too few samples, or the client was late, for the limit"
+        why = f"the 99 % interval of p99 is {_spread(arm)} ms: raise --budget"
+    elif arm.p50_ms is not None and arm.p50_ms > limit_ms:
+        return f"[red]over {limit}: even p50 is {arm.p50_ms:.3f} ms[/]"
+    elif arm.samples < (needed := samples_needed(PERCENTILES["p99"])):
+        why = f"p99 needs {needed} samples, and there are {arm.samples:,}: raise --budget or --rate"
+    elif arm.errors:
+        why = f"{arm.errors:,} requests failed, so that p99 has no upper bound"
+    else:
+        why = f"the load client was late in most blocks: {LATE_ADVICE}"
+    return f"it is unknown whether p99 is within {limit}: {why}"
 
 
 def _spread(arm: ArmFigures) -> str:
