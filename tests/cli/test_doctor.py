@@ -102,7 +102,7 @@ def test_a_real_quota_is_found(quarter_of_a_cpu: Path) -> None:
     assert result["quota"]["severity"] == "warning"
     assert "0.25 CPUs" in result["quota"]["finding"]
     assert result["throttling"]["severity"] == "fault"
-    assert "the CPU quota stopped" in result["neighbours"]["finding"]
+    assert "the CPU quota throttled" in result["neighbours"]["finding"]
 
 
 @pytest.mark.parametrize(("probe", "words"), [("0s", "--probe"), ("2m", "--probe"), ("soon", "is not a duration")])

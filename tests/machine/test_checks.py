@@ -66,7 +66,7 @@ def test_nothing_is_wrong_on_a_good_machine(tmp_path: Path) -> None:
             "throttling",
             {"sys/fs/cgroup/app/cpu.stat": STOPPED},
             WARNING,
-            "stops this control group (12 times",
+            "throttles this control group (12 times",
             "docker",
         ),
         ("cpuset", TWO_NODES, NOTE, "2 NUMA nodes", "numactl"),
@@ -160,7 +160,7 @@ def test_interrupts(tmp_path: Path, count: int, severity: Severity) -> None:
     after = Ticks(0, 1400, {"133 eth0-rx-0": {0: 5, 1: 7 + count}, "24 nvme0q1": {0: 3}}, 0)
     check = one(examine(facts_of(tmp_path, mask=(0, 1)), measured(before=before, after=after)), "interrupts")
     assert check.severity is severity
-    assert "eth0-rx-0 (interrupt 133)" in check.finding
+    assert f"eth0-rx-0 (interrupt 133), {count:,} per second, on CPU 1" in check.finding
     assert check.remedy == (None if severity is OK else "echo 2 | sudo tee /proc/irq/133/smp_affinity_list")
     assert "per second on the usable CPUs" in (check.cost or "")
 
@@ -208,7 +208,7 @@ def test_neighbours(tmp_path: Path, gaps: tuple, severity: Severity, finding: st
 def test_gaps_of_a_quota_are_no_neighbours(tmp_path: Path) -> None:
     """Gaps while the quota stopped us are the quota's."""
     stopped = measured(gaps=(gap(0, max_us=50_000),), after=Ticks(0, 1400, {}, 60_000))
-    assert "the CPU quota stopped" in one(examine(facts_of(tmp_path), stopped), "neighbours").finding
+    assert "the CPU quota throttled" in one(examine(facts_of(tmp_path), stopped), "neighbours").finding
 
 
 @pytest.mark.parametrize(("faults", "severity"), [(10_000, NOTE), (12, OK), (None, NOTE)])
@@ -222,7 +222,7 @@ def test_allocator(tmp_path: Path, faults: int | None, severity: Severity) -> No
 def test_slow_clock(tmp_path: Path) -> None:
     """A clock that takes half a microsecond is a warning whatever its name."""
     check = one(examine(facts_of(tmp_path), measured(clock_ns=900.0)), "clock")
-    assert (check.severity, check.cost) == (WARNING, "900 ns a reading")
+    assert (check.severity, check.cost) == (WARNING, "900 ns per reading")
 
 
 def test_counters_that_are_missing(tmp_path: Path) -> None:

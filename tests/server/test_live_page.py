@@ -188,7 +188,7 @@ def test_figures_of_several_seconds_say_so(server: Server, browser: Browser) -> 
         assert "last second" not in shown
         assert [browser.text(f"#over-{name}") for name in ("recent", "second")] == ["40\u00a0s", "4\u00a0s"]
         assert "failed, refused or expired, last 4 s" in shown
-        assert "stopped the server for 40 ms of the last 4 s" in shown
+        assert "throttled the server for 40 ms of the last 4 s" in shown
         assert "Of the last 4 s, " in shown
 
 

@@ -96,7 +96,7 @@ class View(_Value, frozen=True, tag="view", tag_field="event"):
     connections: int
     fast_path: int  # how many of the connections are on the fast path
     buffered_bytes: int  # bodies being received, and answers that clients have not read
-    throttled_ms: float  # how long the CPU quota stopped the server
+    throttled_ms: float  # how long the CPU quota throttled the server
     processes: list[ProcessView]
     models: list[ModelView]
     models_left_out: int  # how many models are missing above: those with the fewest requests, beyond `MOST_MODELS`

@@ -40,7 +40,7 @@ class CpuUse:
     cpus: frozenset[int]  # the mask
     busy: float  # of these, in use on average
     stolen: float  # share of their time that the host of this virtual machine gave to others
-    throttled_times: int  # how often a quota stopped this process's control group
+    throttled_times: int  # how often a quota throttled this process's control group
     throttled_s: float
     processes: tuple[ProcessUse, ...]  # by use, the largest first; those under a hundredth of a CPU are left out
 

@@ -73,10 +73,10 @@ def throttling(facts: MachineFacts, measured: ProbeResult) -> Check:
     """A throttled process stops for up to a tenth of a second at a time."""
     grown = measured.after.throttled_us - measured.before.throttled_us
     if not facts.throttled_times and grown <= 0:
-        return Check("throttling", OK, "the quota has never stopped this control group")
+        return Check("throttling", OK, "the quota has never throttled this control group")
     total_ms = max(facts.throttled_us, measured.after.throttled_us) / 1e3
     cost = f"{grown / 1e3:,.1f} ms of the last {measured.seconds:.1f} s; {total_ms:,.1f} ms since the group began"
-    finding = f"the quota stops this control group ({facts.throttled_times:,} times before the measurement)"
+    finding = f"the quota throttles this control group ({facts.throttled_times:,} times before the measurement)"
     remedy = f"docker update --cpus {len(facts.mask)} CONTAINER"
     return Check("throttling", FAULT if grown > 0 else WARNING, finding, remedy, cost)
 
@@ -89,7 +89,7 @@ def interrupts(facts: MachineFacts, measured: ProbeResult) -> Check:
     name, cpu, rate = rates[0]
     total = sum(entry[2] for entry in rates)
     cost = f"{total:,.0f} per second on the usable CPUs"
-    finding = f"most from {name.partition(' ')[2]} (interrupt {name.split()[0]}), {rate:,.0f} a second, on CPU {cpu}"
+    finding = f"most from {name.partition(' ')[2]} (interrupt {name.split()[0]}), {rate:,.0f} per second, on CPU {cpu}"
     elsewhere = [other for other in facts.online if other != cpu and other not in facts.mask] or [
         other for other in facts.mask if other != cpu
     ]
@@ -119,7 +119,7 @@ def allocator(facts: MachineFacts, measured: ProbeResult) -> Check:
 
 def clock(facts: MachineFacts, measured: ProbeResult) -> Check:
     """A clock source that needs a system call costs a microsecond per reading."""
-    cost = f"{measured.clock_ns:.0f} ns a reading"
+    cost = f"{measured.clock_ns:.0f} ns per reading"
     if facts.clock is None:
         return Check("clock", NOTE, "not visible here", cost=cost)
     if facts.clock in ("hpet", "acpi_pm", "jiffies", "refined-jiffies", "xen") or measured.clock_ns > 500:
@@ -157,7 +157,7 @@ def neighbours(measured: ProbeResult) -> Check:
     taken = sum(gaps.taken or 0 for gaps in measured.gaps)
     remedy: str | None
     if measured.after.throttled_us > measured.before.throttled_us:
-        who, remedy = "the CPU quota stopped this control group, see throttling", None
+        who, remedy = "the CPU quota throttled this control group, see throttling", None
     elif taken:
         who, remedy = f"other processes took the core {taken:,} times", "top -b -n 1 -o %CPU | head -n 15"
     else:

@@ -68,7 +68,7 @@ def affinity_mask() -> frozenset[int]:
 
 
 def throttled(root: Path = CGROUP_ROOT, proc: Path = PROC) -> tuple[int, int]:
-    """How often, and for how many microseconds in all, the quota has stopped this process's group."""
+    """How often, and for how many microseconds in all, the quota has throttled this process's group."""
     for folder in _folders(root, proc, "cpu"):
         values = dict(line.split() for line in _read(folder / "cpu.stat").splitlines() if len(line.split()) == 2)
         if "nr_throttled" in values:

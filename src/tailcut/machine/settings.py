@@ -63,16 +63,16 @@ def huge_pages(facts: MachineFacts) -> Check:
 
 
 def quota(facts: MachineFacts) -> Check:
-    """A process that exceeds its CPU quota is stopped until the next period."""
+    """A process that exceeds its CPU quota is throttled: it stops until the next period."""
     limit = facts.quota_cpus
     if limit is None:
         return Check("quota", OK, "no CPU quota on this control group")
     if limit < 1 or limit != int(limit):
-        finding = f"{limit:g} CPUs: not a whole number, so that threads either idle or are stopped"
+        finding = f"{limit:g} CPUs: not a whole number, so that threads either idle or are throttled"
         return Check("quota", WARNING, finding, f"docker update --cpus {max(1, round(limit))} CONTAINER")
     if limit < len(facts.mask):
         cpus = ",".join(map(str, facts.mask[: int(limit)]))
-        finding = f"{limit:g} CPUs of the {len(facts.mask)} in the mask: more threads than that are stopped together"
+        finding = f"{limit:g} CPUs of the {len(facts.mask)} in the mask: more threads than that are throttled together"
         return Check("quota", NOTE, finding, f"docker update --cpuset-cpus {cpus} CONTAINER")
     return Check("quota", OK, f"{limit:g} CPUs, no fewer than the mask has")
 

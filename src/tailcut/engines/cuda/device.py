@@ -281,7 +281,7 @@ def missing(index: int = 0) -> str:
     if torch.version.cuda is None:
         return f"device cuda: PyTorch {torch.__version__} is built without CUDA: install a CUDA build from pytorch.org"
     if not torch.cuda.is_available():
-        return "device cuda: no CUDA device is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the driver"
+        return "device cuda: no CUDA device is visible: check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver"
     count = torch.cuda.device_count()
     if index >= count:
         return f"device cuda: there is no device {index}: engine.cuda.index is 0 to {count - 1}"

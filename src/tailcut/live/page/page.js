@@ -86,7 +86,7 @@
       fact("Memory", words.bytes(memory), view.processes.length > 1 ? `resident, ${view.processes.length} processes` : "resident"),
     ].filter(Boolean));
     const notes = [
-      view.throttled_ms ? `The CPU quota stopped the server for ${words.time(1e3 * view.throttled_ms)} of the last ${span(view.seconds)}.` : "",
+      view.throttled_ms ? `The CPU quota throttled the server for ${words.time(1e3 * view.throttled_ms)} of the last ${span(view.seconds)}.` : "",
       view.ready ? "" : "The server is not ready: it is starting or draining.",
       view.models_left_out ? `${view.models_left_out} further models had fewer requests, and are not shown.` : "",
     ].filter(Boolean);
