@@ -66,7 +66,7 @@ def test_a_bound_output_that_is_not_filled_is_refused(tmp_path: Path) -> None:
     call()
     assert (y == x).all()
     x[1:] = 0.1
-    with pytest.raises(EngineError, match=r"^output 'y' has sizes \[1\], and not \[7\]: .*: use --batching off$"):
+    with pytest.raises(EngineError, match=r"^output 'y' has shape \[1\] instead of \[7\]: .*: use --batching off$"):
         call()
     x[:] = 0.9
     call()

@@ -1,4 +1,4 @@
-"""Edits of a model's graph that both engines share: what an engine loads is what its signature is read from."""
+"""Edits of ONNX graphs for all engines: the signature is read from the edited graph, which an engine then loads."""
 
 import json
 import logging
@@ -26,19 +26,19 @@ _MODERN_IR = 4  # from this version on, initialisers are not inputs
 _QUANTISED = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Attention": 1, "LSTM": 1}  # the operator's input that is quantised
 _LEAST_WEIGHTS = 1024  # elements; with fewer, quantising the activations takes longer than it saves
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
-_WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # 32-bit sums of products: nothing saturates
+_WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # sum in 32 bits: nothing saturates
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What an engine is to load (the file as it stands, or the bytes of an edited copy), and its graph."""
+    """What an engine loads (the unchanged file, or the bytes of an edited copy), and its graph."""
 
     source: Path | bytes
     graph: onnx.ModelProto
 
 
 def prepare(path: Path, options: EngineOptions) -> Prepared:
-    """Read a model and make the edits that it and the options need.
+    """Read an ONNX model and make the edits that it and the options need.
 
     Raises:
         ModelFileError: as `load_graph`.
@@ -50,7 +50,8 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
         raise UnsupportedError(f"{path}: precision int8_static runs a quantised copy, which tailcut tune --data writes")
     edited = replace_zipmaps(model)
     files = external_files(model, path)
-    # OpenVINO follows no link out of the model's folder, onnxruntime those into the folder of the model's own target.
+    # OpenVINO follows no link out of the model's folder; onnxruntime follows those into the folder of the file that the
+    # model itself links to.
     own = options.name == "onnxruntime"
     unreadable = not all(is_beside(path, name, follow_model=own) for name in files)
     if options.outputs:
@@ -58,7 +59,7 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
     if options.fixed_dims:
         edited = fix_dims(model, options.fixed_dims) or edited
     whole = edited or unreadable or options.u8_input is not None or options.precision == "int8"
-    if not files or whole:  # otherwise, weights in files of their own would have to be read for it
+    if not files or whole:  # otherwise, this edit alone would need the external weights in memory
         whole = remove_unneeded(model.graph) or whole
     if not whole:
         return Prepared(path, model)
@@ -93,14 +94,14 @@ def whole_model(path: Path) -> onnx.ModelProto:
 
 
 def replace_zipmaps(model: onnx.ModelProto) -> bool:
-    """Return the tensor before each final ZipMap instead of its maps, in place; returns whether there was a ZipMap.
+    """Replace each ZipMap that computes an output by the tensor it reads, in place; returns whether there was one.
 
     The output keeps its name; its columns are the classes, which are written into the model's metadata.
     """
     graph = model.graph
     for entry in [entry for entry in model.metadata_props if is_classes(entry.key)]:
-        model.metadata_props.remove(entry)  # these names are this function's own
-    outputs = {value.name: value for value in graph.output if isinstance(value.name, str)}  # bytes: no UTF-8
+        model.metadata_props.remove(entry)  # keys with this prefix are only written below
+    outputs = {value.name: value for value in graph.output if isinstance(value.name, str)}  # bytes if not UTF-8
     replaced = False
     for node in graph.node:
         value = outputs.get(node.output[0]) if node.op_type == "ZipMap" else None
@@ -121,7 +122,7 @@ def replace_zipmaps(model: onnx.ModelProto) -> bool:
 
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
-    """Keep only these outputs, in place; what they do not need is removed later. Returns whether any was left out.
+    """Keep only these outputs, in place; nodes that they do not need stay. Returns whether any output was removed.
 
     Raises:
         UnsupportedError: the model has no such output.
@@ -139,12 +140,12 @@ def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
 
 
 def fix_dims(model: onnx.ModelProto, fixed: Sequence[str]) -> bool:
-    """Fix free dimensions of the inputs and the outputs that follow, in place; returns whether any was free.
+    """Give free dimensions of the inputs a size, in place, and infer the outputs'; returns whether any was free.
 
-    Optimisers fold constants that depend on known shapes, and rows of one size can be bound.
+    With known shapes, optimisers fold more constants, and rows can be bound to memory.
 
     Raises:
-        UnsupportedError: it is not NAME=SIZE, no input has such a dimension, or it has another size.
+        UnsupportedError: an entry is not NAME=SIZE, no input has such a dimension, or the dimension has another size.
     """
     sizes = dict(map(parse_fixed_dim, fixed))
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -177,7 +178,7 @@ def fix_dims(model: onnx.ModelProto, fixed: Sequence[str]) -> bool:
 
 
 def _infer_outputs(model: onnx.ModelProto) -> None:
-    """Fill in sizes of outputs that follow from those of the inputs, where the inference finds them."""
+    """Fill in the sizes of outputs that ONNX's shape inference finds."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.output:
@@ -196,7 +197,7 @@ def _infer_outputs(model: onnx.ModelProto) -> None:
 
 
 def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
-    """Make every float input a uint8 one, in place; the graph computes x * scale + offset, per channel.
+    """Make every float32 or float16 input uint8, in place; the graph then computes x * scale + offset per channel.
 
     Raises:
         UnsupportedError: no input is float32 or float16, or the numbers do not fit its channels.
@@ -218,7 +219,7 @@ def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
         nodes.append(helper.make_node("Cast", [value.name], [cast], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [cast, scale], [scaled]))
         nodes.append(helper.make_node("Add", [scaled, offset], [shifted]))
-        nodes.append(helper.make_node("Cast", [shifted], [done], to=kind))  # to float32: the engines drop it
+        nodes.append(helper.make_node("Cast", [shifted], [done], to=kind))  # engines remove it for float32
     if not nodes:
         raise UnsupportedError("u8_input needs a model with a float32 or float16 input; this one has none")
     for index, node in enumerate(nodes):
@@ -226,7 +227,7 @@ def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> None:
-    """Make initialisers of the graph's Constant nodes, in place: the quantiser takes no other weights."""
+    """Turn Constant nodes into initialisers, in place, because the quantiser sees no other weights."""
     graph = model.graph
     outputs = {value.name for value in graph.output}
     kept = []
@@ -243,7 +244,7 @@ def constants_to_initializers(model: onnx.ModelProto) -> None:
 
 
 def benefits_from_int8(model: onnx.ModelProto) -> bool:
-    """Whether an operator of the graph multiplies by enough constant float32 weights for int8 to pay."""
+    """Whether an operator of the graph has enough constant float32 weights for int8 to be faster."""
     sizes = {tensor.name: _elements(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         tensor = _constant(node)
@@ -257,7 +258,7 @@ def benefits_from_int8(model: onnx.ModelProto) -> bool:
 
 
 def has_narrow_sums() -> bool:
-    """Whether the processor adds products of int8 in 16 bits, which saturate unless weights have seven."""
+    """Whether the processor sums int8 products in 16 bits, which saturate unless weights have only seven bits."""
     return not _WIDE_SUMS & isa_flags()
 
 
@@ -271,7 +272,7 @@ def _classes(node: onnx.NodeProto) -> list[int | str]:
 
 
 def _free_labels(graph: onnx.GraphProto) -> None:
-    """A label for each row: some converters (LightGBM's) declare a single one, whatever the number of rows."""
+    """Declare one label per row, in place; some converters (LightGBM's) declare one label for all rows."""
     rows = _first_dim(graph)
     for value in graph.output:
         dims = value.type.tensor_type.shape.dim
@@ -280,7 +281,7 @@ def _free_labels(graph: onnx.GraphProto) -> None:
 
 
 def _first_dim(graph: onnx.GraphProto) -> str | int | None:
-    """The first dimension of the model's first input, which is that of the scores too."""
+    """The first dimension of the model's first input: the number of rows, also of the scores."""
     weights = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -295,7 +296,7 @@ def _take_whole(model: onnx.ModelProto, path: Path, files: Mapping[str, Path]) -
 
 
 def _modernise(model: onnx.ModelProto) -> None:
-    """Leave initialisers out of the inputs, where old files list them: edits add initialisers that are not inputs."""
+    """Remove initialisers from the inputs, where old files list them: edits add initialisers that are not inputs."""
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in weights]:
         model.graph.input.remove(value)
@@ -324,8 +325,8 @@ def _take_in_weights(model: onnx.ModelProto, path: Path, files: Mapping[str, Pat
 
 def _too_large(path: Path) -> UnsupportedError:
     return UnsupportedError(
-        f"{path}: with its weights it is larger than 2 GiB, which a copy in memory cannot be: put the weights files "
-        "themselves beside the model instead of links, and leave u8_input and precision int8 out"
+        f"{path}: with its weights it is larger than 2 GiB, too large for an edited copy: put the weights files "
+        "themselves beside the model instead of links, and do not use u8_input or precision int8"
     )
 
 
@@ -341,7 +342,7 @@ def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def _constant(node: onnx.NodeProto) -> TensorProto | None:
-    """The tensor of a Constant node, under the name of its output; None for strings and sparse ones."""
+    """The tensor of a Constant node, named as its output; None for strings and sparse tensors."""
     if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"} or len(node.attribute) != 1:
         return None
     attribute = node.attribute[0]
@@ -356,7 +357,7 @@ def _constant(node: onnx.NodeProto) -> TensorProto | None:
 
 
 def _elements(tensor: TensorProto) -> int:
-    """How many float32 numbers a tensor has; none of other types."""
+    """The number of float32 elements of a tensor; 0 for another dtype."""
     return math.prod(tensor.dims) if tensor.data_type == TensorProto.FLOAT else 0
 
 
@@ -366,7 +367,7 @@ def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises at every call
+    root.setLevel(logging.ERROR)  # it logs advice at every call
     try:
         with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
             out = Path(folder) / "int8.onnx"

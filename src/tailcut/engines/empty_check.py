@@ -1,9 +1,10 @@
-"""Requests without elements that would end the process: some operators of onnxruntime compute them unchecked.
+"""Refuses empty inputs on which operators of onnxruntime would crash the process, since they do not check for them.
 
-In 1.32 a recurrent layer aborts without steps or sequences, as do Unique along an axis and FeatureVectorizer. Einsum
-divides by a batch of none and STFT by a window of none; so do quantised attention and the normalisation of a sum, which
-onnxruntime makes of a normalisation after an addition. A transposed convolution of an empty volume reads past its
-memory. Only requests that have an input without elements are looked at: the sizes of these operands are inferred.
+In onnxruntime 1.32, a recurrent layer aborts if it has no steps or no sequences; Unique along an axis and
+FeatureVectorizer abort, too. Einsum divides by the batch size and STFT by the window size, which may be zero. So do
+quantised attention and SkipLayerNormalization, into which onnxruntime fuses an addition and a normalisation. A
+transposed convolution of an empty tensor reads out of bounds. Only for requests with an empty input, the sizes of the
+operands are inferred and checked.
 """
 
 from typing import Self
@@ -18,38 +19,38 @@ _ENDING = {"ConvTranspose", "Einsum", "FeatureVectorizer", "GRU", "LSTM", "QAtte
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
 }
-# What may become one of these. Sizes that are not known are let through where another input has elements: a decoder's
-# first step has no past.
+# Operators that onnxruntime may fuse into one of these. Unknown sizes are accepted if another input has elements: in a
+# decoder's first step, only the past is empty.
 _FUSED = {"LayerNormalization", "ReduceMean", "RMSNormalization", "SimplifiedLayerNormalization"}
-_SHAPE_ELEMENTS = 1024  # of a weight that a tensor's shape may be made of
+_SHAPE_ELEMENTS = 1024  # a constant with at most this many may hold a shape
 _MOST_KNOWN = 4096
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class EmptyCheck:
-    """What the operators of a graph would do with inputs without elements.
+    """Finds operators of a graph that would crash on inputs without elements.
 
     Args:
-        model: the graph; its weights may be elsewhere, and none of them are kept.
+        model: the graph, with or without its external weights; no weights are kept.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = _without_weights(model)
         hidden = (node.op_type for node in nodes_inside(model) if node.op_type in _ENDING)
-        self._hidden = next(hidden, "")  # where no shapes are inferred
+        self._hidden = next(hidden, "")  # in subgraphs and functions, where no shapes are inferred
         self._known: dict[_Shapes, str] = {}
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Self | None:
-        """None for a graph that has no such operator."""
+        """The check for a graph; None if the graph has no such operator."""
         return cls(model) if any(node.op_type in _ENDING | _FUSED for node in nodes_of(model)) else None
 
     def check(self, inputs: Arrays) -> None:
-        """Look at a request before it is computed.
+        """Check a request before it is computed.
 
         Raises:
-            InvalidInputError: an operand of such an operator would have no elements, or could have none.
+            InvalidInputError: an operand of such an operator would have no elements, or might have none.
         """
         for name, array in inputs.items():
             if not array.size:
@@ -94,7 +95,7 @@ class EmptyCheck:
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with all shapes, but no values that are not shapes, and nothing said of its results."""
+    """A copy with the shapes of all weights, the values of small ones (shapes), and outputs without shapes."""
     copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     copy.graph.name = model.graph.name
     copy.graph.node.extend(model.graph.node)

@@ -1,4 +1,4 @@
-"""What an engine's message says, in one clean line."""
+"""Shortens an engine's error message to one readable line."""
 
 import re
 
@@ -12,7 +12,7 @@ _NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)") 
 
 
 def short(error: BaseException, advice: str = "use onnxruntime") -> str:
-    """The message without C++ files, stacks and addresses; `advice` is for a missing operator."""
+    """The message without C++ files, stacks and addresses, at most 200 characters; `advice`: for a missing operator."""
     missing = _NO_OPERATOR.search(str(error))
     if missing:
         return f"it has no operator {missing[1]}: {advice}"[:_MOST_CHARS]
@@ -22,5 +22,5 @@ def short(error: BaseException, advice: str = "use onnxruntime") -> str:
 
 
 def _operator(validating: re.Match[str]) -> str:
-    """What remains of OpenVINO's message about an operator that it validates: the operator's name, if it has one."""
+    """The name of the operator that OpenVINO was validating, if it has one, in place of that part of the message."""
     return f"{validating[1]}:" if validating[1] else ""

@@ -1,4 +1,4 @@
-"""What tells one model file from another: the SHA-256 of its graph, and a hash of the weights that lie beside it."""
+"""Hashes that identify a model: the SHA-256 of the file with its graph, and a hash of external weights."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from tailcut.errors import ModelFileError
 
 
 def model_hash(path: Path) -> str:
-    """SHA-256 of a model file, in hexadecimal; of a SavedModel's directory, that of its graph.
+    """SHA-256 of a model file, in hexadecimal; for the directory of a SavedModel, of the file with its graph.
 
     Raises:
         ModelFileError: the file is missing, unreadable, empty, or of another kind.
@@ -27,7 +27,7 @@ def file_hash(path: Path) -> str:
 
 
 def external_weights_hash(path: Path) -> str | None:
-    """A hash of the weights that lie beside a model's graph: of samples for ONNX, of all bytes for other kinds."""
+    """A hash of weights outside the file with the graph: of samples for ONNX, else of all bytes; None without any."""
     kind = kind_of(path)
     if kind is FileKind.ONNX:
         from tailcut.engines.graph import weights_hash  # noqa: PLC0415  onnx takes 0.2 s, and few have such files
@@ -38,7 +38,7 @@ def external_weights_hash(path: Path) -> str | None:
 
 
 def _hash(files: Iterable[Path]) -> str:
-    """SHA-256 of one file, or of the hashes of several.
+    """SHA-256 of one file, or of the joined hashes of several, in hexadecimal.
 
     Raises:
         ModelFileError: one cannot be read.

@@ -1,7 +1,7 @@
-"""Model files on disk: the kind of a model, what a file that is no model is instead, and which files hold its weights.
+"""Model files on disk: the kind of a model, what a file is that is not a model, and which files hold the weights.
 
-Content decides before names do: a file's first bytes, and what an archive lists. Nothing is unpickled or unpacked, and
-no graph is parsed here.
+Content (the first bytes of a file, the names in an archive) takes precedence over the name of the file. Nothing is
+unpickled or unpacked, and no graph is parsed here.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from tailcut.errors import MissingModelFileError, ModelFileError
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Bytes of a model's weights, and an operator of it that runs as long as values say; "" where there is none."""
+    """The size of a model's weights, and an operator whose running time depends on values of a request ("": none)."""
 
     weight_bytes: int
     endless: str = ""
@@ -39,7 +39,7 @@ class FileKind(StrEnum):
     SCRIPT = "a TorchScript model"
 
 
-# The engines that compute each kind; the first is the one that a bare model gets, and that tells the right answers.
+# The engines that compute each kind; the first is the default, and its answers are the reference.
 ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
     **dict.fromkeys(FileKind, ("openvino",)),
     FileKind.ONNX: ("onnxruntime", "openvino"),
@@ -76,7 +76,7 @@ _HEADS: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes, what it is
     (0, b"tree\nversion=", "a LightGBM model", "convert it with onnxmltools.convert_lightgbm"),
 )
 _DATA = re.compile(r"(.+?)(?:\.onnx)?[._]data(?:[._-]?\d+)*\Z")  # model.onnx.data, model.onnx_data, model.onnx_data_1
-_SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its own
+_SUFFIXES: dict[str, tuple[str, str]] = {  # for formats without characteristic first bytes
     ".pt": ("a PyTorch file", _TORCH),
     ".pth": ("a PyTorch file", _TORCH),
     ".ckpt": ("a checkpoint", _TORCH),
@@ -109,24 +109,24 @@ _SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its o
 def model_name(path: Path) -> str:
     """The default name of a model: its file's name up to the first dot, as valid text."""
     name = path.name.split(".")[0] or path.name.removesuffix(".onnx").strip(".") or "model"
-    return os.fsencode(name).decode(errors="replace")  # file names may be no UTF-8, JSON may not
+    return os.fsencode(name).decode(errors="replace")  # file names need not be UTF-8, JSON has to be
 
 
 def file_stem(path: Path) -> str:
-    """The stem for files about a model: its own name without the suffix of a model file."""
+    """The stem of the names of files that belong to a model: its own name without the suffix of a model file."""
     return path.stem if path.suffix in _ENDINGS else path.name
 
 
 def profile_beside(path: Path) -> Path:
-    """Where `tailcut tune` writes the profile of a model's file, and a model repository has it."""
+    """Where `tailcut tune` writes a model's profile, and where a model repository looks for it."""
     return path.with_name(f"{file_stem(path)}.profile.toml")
 
 
 def kind_of(path: Path) -> FileKind:
-    """Which kind a model file is, by its first bytes; ONNX where nothing says otherwise: the rest is for its parser.
+    """The kind of a model file, by its content; ONNX where nothing indicates another kind: its parser finds out.
 
     Raises:
-        ModelFileError: missing, unreadable, empty, no regular file, or of a kind that is not loaded; says what to do.
+        ModelFileError: missing, unreadable, empty, not a regular file, or of an unsupported kind; says what to do.
     """
     try:
         mode = path.stat().st_mode
@@ -153,7 +153,7 @@ def kind_of(path: Path) -> FileKind:
 
 
 def check_onnx(path: Path) -> None:
-    """Refuse what cannot be an ONNX file.
+    """Refuse a file that cannot be an ONNX model.
 
     Raises:
         ModelFileError: as `kind_of`, and for a model of another kind: names the engine that computes it.
@@ -165,9 +165,9 @@ def check_onnx(path: Path) -> None:
 
 
 def default_engine(path: Path) -> str:
-    """The engine that a bare model gets, and whose float32 answers are the right ones: the first that is installed.
+    """The engine for a model without a profile, whose float32 answers are the reference: the first that is installed.
 
-    The first of all where none is installed: opening it says what to install.
+    If none is installed, the first of all, which says what to install when it is opened.
 
     Raises:
         ModelFileError: as `kind_of`.
@@ -177,7 +177,7 @@ def default_engine(path: Path) -> str:
 
 
 def parts_of(path: Path, kind: FileKind) -> tuple[Path, list[Path]]:
-    """The file with a model's graph, and those with its weights, in a fixed order; an ONNX file names its own."""
+    """The file with a model's graph, and those with its weights, sorted; not those of ONNX, which its graph names."""
     if kind is FileKind.SAVED_MODEL:
         return path / _SAVED_MODEL, sorted(file for file in (path / "variables").rglob("*") if file.is_file())
     beside = {FileKind.IR: ".bin", FileKind.PADDLE: ".pdiparams"}.get(kind)
@@ -197,7 +197,7 @@ def _kind_by_content(path: Path, head: bytes) -> FileKind:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith((b"<?xml", b"<net ")) and b"<net" in text:
         return FileKind.IR
-    if head[:1] == b"\x0a":  # field 1 is a message: ONNX begins with a number
+    if head[:1] == b"\x0a":  # protobuf field 1 is a message; in ONNX it is a number
         return {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}.get(
             path.suffix, FileKind.ONNX
         )
@@ -205,7 +205,7 @@ def _kind_by_content(path: Path, head: bytes) -> FileKind:
 
 
 def not_onnx(path: Path) -> ModelFileError:
-    """The error for a file that no parser takes: its name may tell what it is."""
+    """The error for a file that no parser accepts; its name may tell what it is."""
     suffix = path.suffix.lower()
     data = _DATA.match(path.name)
     if data:
@@ -239,7 +239,7 @@ def _by_content(path: Path, head: bytes) -> tuple[str, str] | None:
     if head.startswith(b"PK\x03\x04"):
         names = _listed(path)
         return _of_zip(path, names) if names else ("an archive that is cut short or damaged", "copy the file again")
-    if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5:  # pickle's protocol 2 to 5
+    if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5:  # pickle protocols 2 to 5
         torch = head[2:12] == b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8" or path.suffix.lower() in {".pt", ".pth"}
         return ("a PyTorch file", _TORCH) if torch else ("a Python pickle", _PICKLE)
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
@@ -259,7 +259,7 @@ def _of_text(text: bytes) -> tuple[str, str] | None:
 
 
 def _of_zip(path: Path, names: Iterable[str]) -> tuple[str, str]:
-    """What an archive is, by the names that it lists."""
+    """What an archive is, judging by the names that it lists, and what to do."""
     ends = {name.rpartition("/")[2] for name in names}
     if "data.pkl" in ends:
         return "a PyTorch file", _TORCH
@@ -284,12 +284,12 @@ def _listed(path: Path) -> list[str]:
 
 
 def _versions(path: Path) -> list[str]:
-    """The folders whose names are numbers, in their order."""
+    """The folders whose names are numbers, in numerical order."""
     return sorted((folder.name for folder in path.iterdir() if folder.name.isdecimal()), key=int)
 
 
 def _of_folder(path: Path) -> str:
-    """A directory, named for what it holds, and the file to name instead."""
+    """What a directory holds, and which file to name instead."""
     what = "a directory"
     graphs = [path / folder / "model.onnx" for folder in _GRAPH_FOLDERS]
     graphs = [graph for graph in graphs if graph.is_file()]
@@ -318,7 +318,7 @@ def _of_folder(path: Path) -> str:
 
 
 def external_file(path: Path, name: str) -> Path:
-    """Where a model's external weights file lies: in the model's folder or below.
+    """The path of a model's external weights file, which lies in the model's folder or below it.
 
     Links are followed into that folder, into the folder of the file that the model itself is a link to, and into the
     `blobs` of a Hugging Face cache (`snapshots/REVISION/model.onnx`), which is how that cache stores every file.
@@ -375,7 +375,7 @@ def check_size(path: Path, file: Path, location: dict[str, str]) -> None:
 def sampled_hash(pieces: Iterable[tuple[Path, int, int]]) -> str:
     """SHA-256 over the first and last 4 KiB of each piece (file, offset, length) and the lengths.
 
-    Other weights differ in their first bytes, so gigabytes are told apart in milliseconds.
+    Different weights differ in these bytes with near certainty, so gigabytes are compared in milliseconds.
 
     Raises:
         OSError: a file cannot be read.

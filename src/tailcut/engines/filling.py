@@ -1,4 +1,4 @@
-"""The inputs of a generated request: their description, and how they are filled."""
+"""The inputs of generated requests: how they are described and filled."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from tailcut.spec import TensorSpec
 
-ROWS = -1  # in a shape: as many as the request has rows
+ROWS = -1  # in a shape: the number of rows of the request
 
 Values = Literal["normal", "integers", "constant", "mask", "positions", "text", "numerals"]
 
@@ -15,18 +15,18 @@ Values = Literal["normal", "integers", "constant", "mask", "positions", "text", 
 class SampleInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one input of a generated request is filled.
 
-    `normal`: standard normal; `integers`: from low up to, not including, high; `constant`: low; `mask`: ones, and zeros
-    behind them; `positions`: 0, 1, 2 and so on, below high; `text` and `numerals`: strings, the latter of numbers.
+    `normal`: standard normal; `integers`: from `low` to `high` - 1; `constant`: `low`; `mask`: on the last axis, ones
+    followed by zeros; `positions`: 0, 1, 2 and so on, modulo `high`; `text`: strings; `numerals`: strings of digits.
     """
 
-    shape: tuple[int, ...]  # ROWS (-1) where an axis has as many elements as the request has rows
+    shape: tuple[int, ...]  # ROWS (-1) for an axis whose size is the number of rows
     values: Values = "normal"
     low: int = 0
     high: int = 1
 
 
 def fill(tensor: TensorSpec, sample: SampleInput, rows: int, random: np.random.Generator) -> np.ndarray:
-    """One input as an array of its own, C-contiguous, in the tensor's dtype."""
+    """One input as a new, C-contiguous array in the tensor's dtype."""
     shape = tuple(rows if dim == ROWS else dim for dim in sample.shape)
     dtype = tensor.dtype.numpy
     match sample.values:

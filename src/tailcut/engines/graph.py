@@ -43,8 +43,8 @@ _DTYPES = {
     TensorProto.DOUBLE: DType.FP64,
     TensorProto.STRING: DType.BYTES,
 }
-CLASSES = "tailcut.classes."  # and an output's name: the metadata under which an edit leaves its columns' classes
-# Operators that repeat a part of the graph as often as values say: a request decides how long they run.
+CLASSES = "tailcut.classes."  # and an output's name: the key of the metadata with its columns' classes
+# Operators that repeat part of the graph as often as values of a request say, which decide how long they run.
 _ENDLESS = {"Loop", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"}
 
 
@@ -68,7 +68,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """Read an ONNX model's graph, without external weights.
 
     Raises:
-        ModelFileError: missing, empty, unreadable, or not ONNX: then it says what the file is, and what to do.
+        ModelFileError: missing, empty, unreadable, or not ONNX; the message says what the file is and what to do.
     """
     check_onnx(path)
     try:
@@ -90,7 +90,7 @@ def external_files(model: onnx.ModelProto, path: Path) -> dict[str, Path]:
     """The model's weights files by the names that its graph gives them.
 
     Raises:
-        ModelFileError: one is missing, or lies where it may not.
+        ModelFileError: one is missing, or lies outside of the folders that `external_file` allows.
     """
     names = {place_of(tensor).get("location", "") for tensor in external_tensors(model)}
     return {name: external_file(path, name) for name in sorted(names)}
@@ -115,7 +115,7 @@ def nodes_inside(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def is_classes(key: str | bytes) -> bool:
-    """Whether a key of a model's metadata names an output's classes; text that is not UTF-8 comes as bytes."""
+    """Whether a key of a model's metadata names an output's classes; a key that is not UTF-8 is bytes."""
     return isinstance(key, str) and key.startswith(CLASSES)
 
 
@@ -149,12 +149,13 @@ def weights_hash(path: Path) -> str | None:
 
 
 def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec:
-    """The signature, with what the graph says of its rows: inputs that are not initialisers, and outputs, in order.
+    """The signature: inputs that are not initialisers, outputs, and whether rows are independent by the graph.
 
-    Sizes that the file declares for an output are left open where values of the inputs decide them.
+    Sizes of outputs that depend on values of the inputs are left open, whatever the file declares.
 
     Raises:
-        UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
+        UnsupportedError: a tensor has no rank, or a type that the protocol has no name for.
+        ModelFileError: outputs are declared without shapes, which cannot be inferred.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [_tensor(value, path) for value in model.graph.input if value.name not in weights]

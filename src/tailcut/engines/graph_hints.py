@@ -24,15 +24,15 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 
 @dataclass(frozen=True, slots=True)
 class _ElementSource:
-    """A tensor whose elements are those of an input; `axes` maps its axes to the input's, () where that is lost."""
+    """A tensor whose elements are those of an input; `axes` maps its axes to the input's, () where that is unknown."""
 
     name: str
     axes: tuple[int, ...]
-    scalable: bool  # arithmetic leaves the elements what they are; not so for indices
+    scalable: bool  # arithmetic keeps what the elements stand for; not so for indices
 
 
 def read_hints(model: onnx.ModelProto) -> InputHints:
-    """The hints of a graph; one that cannot be followed gives fewer of them, never an error."""
+    """The hints of a graph; what cannot be analysed gives fewer hints, never an error."""
     weights: dict[str, tuple[int, ...]] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     sources: dict[str, _ElementSource] = {}
     names: dict[str, tuple[str | None, ...]] = {}
@@ -60,7 +60,7 @@ def read_hints(model: onnx.ModelProto) -> InputHints:
 
 
 def _passed_on(node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weights: _Shapes) -> _ElementSource | None:
-    """The input whose elements a node's output has, where it has an input's."""
+    """The input whose elements a node's output consists of; None without one."""
     source = sources.get(node.input[0])
     if node.op_type in _SCALING and len(node.input) == 2:
         other = node.input[0] if source is None else node.input[1]
@@ -79,7 +79,7 @@ def _passed_on(node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weig
 def _required(
     node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weights: _Shapes
 ) -> Iterator[tuple[tuple[str, int], int]]:
-    """Yield ((input, axis), size) for each axis that the node's weights give a size to."""
+    """Yield ((input, axis), size) for each axis whose size the node's weights determine."""
     source, weight = sources.get(node.input[0]), weights.get(node.input[1]) if len(node.input) > 1 else None
     if source is None or not weight:
         return
@@ -100,7 +100,7 @@ def _required(
 def _bounded(
     node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weights: _Shapes
 ) -> Iterator[tuple[str, int]]:
-    """Yield (input, entries) where a Gather takes from a table of weights by an input's integers."""
+    """Yield (input, entries) for a Gather that looks up an input's integers in a table of weights."""
     table = weights.get(node.input[0]) if node.op_type == "Gather" and len(node.input) == 2 else None
     axis = _attribute(node, "axis") or 0
     if table and -len(table) <= axis < len(table) and node.input[1] in sources:

@@ -1,6 +1,6 @@
-"""Which sizes and values a model's inputs probably take, by their names, dtypes and ranks; the likeliest come first.
+"""Which sizes and values a model's inputs probably take, judging by names, dtypes and ranks; most likely first.
 
-Pure: `samples.py` tries the guesses on an engine.
+No engine is used here: `samples.py` tries the guesses on an engine.
 """
 
 import itertools
@@ -53,9 +53,9 @@ class Guess:
     """A kind of request that a model may accept.
 
     Args:
-        rows: of the free first axis.
+        rows: the size of the free first axis.
         inputs: how each is filled, by name.
-        certain: nothing about the values is left to chance.
+        certain: it is known which values each input takes.
     """
 
     rows: int
@@ -66,7 +66,7 @@ class Guess:
 def guesses(spec: ModelSpec, hints: InputHints) -> Iterator[Guess]:
     """Yield guesses: all sizes with the likeliest number of rows, then with others.
 
-    Where values are unknown, cautious ones follow: integers are zero, and lengths are full.
+    If it is unknown which values an input takes, cautious guesses follow: integers are zero, and lengths are full.
     """
     axes = _free_axes(spec, hints)
     kinds = {kind for kind in axes.values() if kind is not None}
@@ -131,7 +131,7 @@ def _kind(tensor: TensorSpec, axis: int, dim_name: str | None, *, streams: bool)
 
 
 def _image_kind(tensor: TensorSpec, axis: int) -> str:
-    """Channels come last where that dimension says so, and else behind the batch; frames stand before the height."""
+    """Channels are last if the last size is 1, 3 or 4, and otherwise follow the batch; frames precede the height."""
     rank, last = len(tensor.shape), tensor.shape[-1] in {1, 3, 4}
     if axis == (rank - 1 if last else 1):
         return "channels"
@@ -214,7 +214,7 @@ def _integers(
     if tensor.dtype is DType.UINT8 and len(shape) > 2:
         return SampleInput(shape=shape, values="integers", high=256)  # pixels
     if _LENGTH.search(name) and len(shape) <= 1:
-        # Lengths differ, as a mask's do: what ignores them is right wherever they are full.
+        # Lengths differ, as in a mask: an engine that ignores them is wrong only where they are not full.
         longest = _longest(shapes)
         return SampleInput(shape=shape, values="integers", low=longest if cautious else 1, high=longest + 1)
     if tensor.dtype is DType.BOOL and ROWS not in shape:
@@ -223,12 +223,12 @@ def _integers(
 
 
 def _longest(shapes: Mapping[str, Sequence[int]]) -> int:
-    """The largest size behind a first axis: what an input that holds a length probably tells the length of."""
+    """The largest size after the first axis: probably that of the axis that an input of lengths refers to."""
     return max((size for shape in shapes.values() for size in shape[1:]), default=1)
 
 
 def _is_unknown(tensor: TensorSpec, hints: InputHints) -> bool:
-    """Whether nothing says which values the model takes."""
+    """Whether it is unknown which values an input takes."""
     if tensor.dtype in _FLOATS | {DType.BOOL}:
         return False
     return tensor.name not in hints.below and not _MASK.search(tensor.name.lower())

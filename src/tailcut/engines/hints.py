@@ -23,7 +23,7 @@ class InputHints:
         names: by input, the symbolic name of each axis, None where an axis has a size or no name.
         sizes: by input and axis, the size that the weights require.
         below: by input, the number that its integers, which are indices, stay below.
-        below_axes: by input, sizes of axes that its integers stay below as well.
+        below_axes: by input, sizes of axes below which its integers stay as well.
         from_end: inputs whose negative indices count from the end, as Python's do; others have none.
     """
 

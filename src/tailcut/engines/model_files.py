@@ -1,4 +1,4 @@
-"""Which files a model is read from, without its graph being parsed: to tell whether any of them has changed."""
+"""The files that a model is read from, found without parsing its graph, to detect whether one has changed."""
 
 import mmap
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tailcut.errors import ModelFileError
 
 # The key and the value's tag of an entry of TensorProto.external_data (onnx.proto), in the order of their fields.
 _LOCATION = b"\x0a\x08location\x12"
-_STEP_BYTES = 1 << 20  # searched in one go, for which the interpreter lock is held
+_STEP_BYTES = 1 << 20  # searched in one call, which holds the interpreter lock
 _MORE = 0x80  # in the first byte of a length: there is a second one
 
 
@@ -24,13 +24,13 @@ def model_files(path: Path) -> list[Path]:
     graph, weights = parts_of(path, kind)
     if kind is FileKind.ONNX:
         for name in sorted(set(_external_names(path))):
-            with suppress(ModelFileError):  # by chance among the weights, or missing: then it cannot be loaded
+            with suppress(ModelFileError):  # not a name but weights, or missing: the model is not loaded
                 weights.append(external_file(path, name))
     return [graph, *weights]
 
 
 def _external_names(path: Path) -> Iterator[str]:
-    """The names of external weights files that an ONNX file has in it."""
+    """Yield the names of external weights files in an ONNX file."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for match in _places(data, _LOCATION):
             start = match + len(_LOCATION)
@@ -42,7 +42,7 @@ def _external_names(path: Path) -> Iterator[str]:
 
 
 def _places(data: mmap.mmap, wanted: bytes) -> Iterator[int]:
-    """Where some bytes are, found in steps: other threads may be serving."""
+    """Yield the offsets of `wanted`, searching in steps, between which other threads can run."""
     for begin in range(0, len(data), _STEP_BYTES):
         end = begin + _STEP_BYTES + len(wanted) - 1
         index = data.find(wanted, begin, end)

@@ -1,6 +1,6 @@
-"""An engine that computes nothing: every output is zeros. It measures the server around it, and nothing else.
+"""An engine that computes nothing and returns zeros, so that a measurement shows the cost of the server alone.
 
-`tailcut tune` serves it to learn what each way into the server costs; the profile that a tune writes never names it.
+`tailcut tune` serves it to measure what each protocol and transport costs; the profile that it writes never names it.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from tailcut.spec import DType, ModelSpec
 
 
 class NoneEngine:
-    """A model's signature without the model."""
+    """A model's signature without its computation."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         self.options = options
@@ -37,7 +37,7 @@ class NoneEngine:
         return call
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """See `Engine.run`: a row of zeros for each row, and free dimensions of one."""
+        """See `Engine.run`: as many rows of zeros as the request has; other free dimensions have size 1."""
         self._check_open()
         rows = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self.spec.batched else 1
         outputs = {}
@@ -59,11 +59,11 @@ class NoneEngine:
 
 
 def read_signature(path: Path, options: EngineOptions, name: str | None) -> ModelSpec:
-    """Inputs and outputs as an engine with these options has them, without any engine.
+    """The signature that an engine with these options has, without loading that engine.
 
     Raises:
         ModelFileError: the file is missing or corrupt.
-        UnsupportedError: an option that the model cannot have.
+        UnsupportedError: an option does not fit the model.
     """
     kind = kind_of(path)
     if kind is FileKind.ONNX:

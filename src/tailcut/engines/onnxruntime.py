@@ -28,10 +28,10 @@ from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec
 
 ort.disable_telemetry_events()
-ort.set_default_logger_severity(4)  # fatal only: what goes wrong is raised, and raised once
+ort.set_default_logger_severity(4)  # fatal only: errors are raised, and need no log entry
 _AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _EXTENSIONS = {"ai.onnx.contrib", "com.microsoft.extensions"}  # domains of operators in onnxruntime-extensions
-_ENDING = "DecodeImage"  # 0.15.2 has no handler for errors of libjpeg, which calls exit: 16 zeros are enough
+_ENDING = "DecodeImage"  # 0.15.2 does not handle libjpeg's errors, and libjpeg calls exit: 16 zero bytes do it
 _LEVELS = {
     ("off", "plain"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     ("off", "blocked"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine:
         source = prepared.source
         session = _session_options(options)
         register_extensions(path, prepared.graph, session)
-        del prepared  # the graph, before the engine makes its own
+        del prepared  # frees the graph before the engine builds its own
         try:
             model = source if isinstance(source, bytes) else str(source)
             self._session: Any = ort.InferenceSession(model, session, ["CPUExecutionProvider"], enable_fallback=0)
@@ -113,7 +113,7 @@ class OnnxRuntimeEngine:
         return dict(zip(self._output_names, map(np.asarray, results), strict=True))
 
     def interrupt(self, thread: int) -> None:
-        """See `Interruptible.interrupt`; onnxruntime looks between two nodes, also inside a Loop."""
+        """See `Interruptible.interrupt`; onnxruntime checks between two nodes, also inside a Loop."""
         self._calls[thread].terminate = True
 
     def close(self) -> None:
@@ -149,14 +149,14 @@ class OnnxRuntimeEngine:
 
 
 class _RunOptions(dict[int, Any]):
-    """Options of the call on each thread, through which another thread can end it; 80 ns a call to find them."""
+    """Run options by thread, through which another thread can end a call; finding them takes 80 ns per call."""
 
     def __missing__(self, thread: int) -> Any:
         options = self[thread] = ort.RunOptions()
         return options
 
     def forget(self) -> None:
-        """Drop this thread's options after a failed call: if it was terminated, they would end the next one, too."""
+        """Drop this thread's options after a failed call: if it was terminated, they would end the next call, too."""
         self.pop(get_ident(), None)
 
 
@@ -185,7 +185,7 @@ def _session_options(options: EngineOptions) -> Any:
         session.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
     session.add_session_config_entry("session.disable_prepacking", "0" if options.prepack else "1")
     if options.pinning and options.threads > 1:
-        # The calling thread is the first of the pool and is not its to bind; the others are numbered from 1.
+        # The pool counts the calling thread as its first, but does not bind it; CPUs are numbered from 1.
         cpus = sorted(affinity_mask())[1 : options.threads]
         if len(cpus) == options.threads - 1:
             places = ";".join(str(cpu + 1) for cpu in cpus)
@@ -195,9 +195,9 @@ def _session_options(options: EngineOptions) -> Any:
 
 @cache
 def _register_arena() -> None:
-    """Register an arena that grows by what is requested, shared by the sessions of this process that use one.
+    """Register an arena that grows by exactly what is requested, shared by the sessions of this process that use one.
 
-    A session's own arena has no such option in Python: only those of the environment have.
+    Python cannot set this option for a session's own arena, only for arenas of the environment.
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     default = {"max_mem": 0, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}

@@ -1,13 +1,13 @@
 """OpenVINO behind the engine protocol.
 
-Two infer requests for each instance, shared by all bound objects: setting a request's tensors costs 2.2 us a call,
-while a request for each of hundreds of row ranges would each keep scratch memory of its own (10 MB and more for an
-image model). The C++ class's `infer` is called directly: 13 us for a 256-256-64-10 perceptron. A change of batch size
-from one call to the next costs about 20 us more, because the graph is shaped anew.
+Each instance has two infer requests, shared by all bound objects: setting a request's tensors costs 2.2 us per call,
+while an infer request for each of hundreds of row ranges would each keep scratch memory of its own (10 MB and more for
+an image model). The C++ class's `infer` is called directly: 13 us for a 256-256-64-10 perceptron. A call whose batch
+size differs from the previous one's takes about 20 us more, because OpenVINO infers all shapes again.
 
-Instances are the streams of one compiled model where the sizes of its inputs are fixed. Where they are free, each
-instance is a compiled model of its own, because what a stream remembers of the sizes that it has seen may be wrong
-(`shape_check.py`), and which stream computes a call cannot be chosen. That costs the memory of the weights again.
+If the sizes of the inputs are fixed, instances are the streams of one compiled model. If they are free, each instance
+is a compiled model of its own, because what a stream has cached for earlier sizes may be wrong (`shape_check.py`), and
+which stream computes a call cannot be chosen. Each then needs memory for the weights again.
 """
 
 import logging
@@ -44,19 +44,19 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, ModelSpec
 
 _log = logging.getLogger("tailcut")
-# Flags of /proc/cpuinfo, one of which a precision needs.
+# The flags of /proc/cpuinfo of which a precision needs at least one.
 _FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 _NAMES = {"bf16": "bfloat16", "f16": "float16"}
 
 
 class OpenVinoEngine:
-    """Compiled models with their infer requests, one for each instance; a call takes one and returns it."""
+    """The instances of a model: a call takes an idle one and returns it."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         if options.precision in _FLAGS and not _FLAGS[options.precision] & isa_flags():
             raise UnsupportedError(f"this processor has no {_NAMES[options.precision]} instructions: use precision f32")
         allocator = loaded()
-        if allocator is not None:  # openvino frees memory of the other allocator with the C library's, and crashes
+        if allocator is not None:  # openvino frees the allocator's memory with the C library, and crashes
             raise UnsupportedError(f"openvino cannot run on {allocator}: take it out of LD_PRELOAD")
         self.options = options
         kind = kind_of(path)
@@ -162,7 +162,7 @@ class OpenVinoEngine:
         self._closed = True
         while not self._idle.empty():
             self._idle.get_nowait()
-        self._idle.put(None)  # for calls that come later
+        self._idle.put(None)  # wakes calls that wait for an instance, or come later
         if self._check is not None:
             self._check.close()
 
@@ -173,7 +173,7 @@ class OpenVinoEngine:
 
 @dataclass(frozen=True, slots=True)
 class _ModelSource:
-    """A model that is read and not compiled, and what is known of it."""
+    """A model that has been read but not compiled, with its signature and checks."""
 
     model: Any
     spec: ModelSpec
@@ -184,10 +184,10 @@ class _ModelSource:
 def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _ModelSource:
     prepared = prepare(path, options)
     hints, spec, source = read_hints(prepared.graph), read_spec(prepared.graph, path, name), prepared.source
-    del prepared  # the graph, before the engine makes its own
+    del prepared  # frees the graph before the engine builds its own
     _refuse_strings(path, spec, "use onnxruntime")
     try:
-        # The ONNX front end by name: otherwise, openvino tries others, which print errors.
+        # The ONNX front end, by name: otherwise, openvino tries all front ends, and some print errors.
         reader = FrontEndManager().load_by_framework("onnx")
         model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
@@ -220,12 +220,12 @@ def _refuse_lengths(path: Path, model: Any, advice: str) -> None:
 
 
 def _is_free(spec: ModelSpec) -> bool:
-    """Whether a request's sizes are the client's to choose."""
+    """Whether clients can choose sizes of the inputs."""
     return any(None in tensor.shape for tensor in spec.inputs)
 
 
 def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
-    """How to compile the model once more."""
+    """A function that compiles the model again."""
 
     def recompile() -> Any:
         try:
@@ -239,7 +239,7 @@ def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
 def _onnx_reference(
     path: Path, options: EngineOptions, model: Any, spec: ModelSpec, values: ValueCheck
 ) -> Reference | None:
-    """Another engine on the file of this model; None, with a warning, where it does not load it."""
+    """A reference: onnxruntime with the file of this model; None, with a warning, if it cannot load the file."""
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
 
     wanted = EngineOptions(
@@ -261,19 +261,19 @@ def _onnx_reference(
 
 
 def _own_reference(model: Any, spec: ModelSpec, options: EngineOptions, values: ValueCheck) -> Reference:
-    """OpenVINO itself, compiled so that it is not known to answer wrongly: no other engine reads such a file."""
+    """OpenVINO itself, compiled without its known faults, as a reference for files that no other engine reads."""
     engine = OpenVinoReference(model, spec, options.threads, values)
     return Reference(engine, "openvino without its snippets", "convert the model to ONNX, and use onnxruntime")
 
 
 def _properties(options: EngineOptions, *, shared: bool) -> dict[str, Any]:
-    """Of a compiled model that has all instances (`shared`), or one of them."""
+    """The properties of a compiled model that has all instances (`shared`) or one of them."""
     instances = options.instances if shared else 1
     properties: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": instances,
         "INFERENCE_PRECISION_HINT": options.precision if options.precision in _FLAGS else "f32",
-        # Compiled models do not know of each other, and would all be bound to the same cores.
+        # Separate compiled models would all be bound to the same cores.
         "ENABLE_CPU_PINNING": options.pinning and (shared or options.instances == 1),
     }
     if options.threads:

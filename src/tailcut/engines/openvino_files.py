@@ -1,8 +1,7 @@
-"""Model files that only OpenVINO reads: its IR, TensorFlow, TensorFlow Lite and Paddle.
+"""Model files that only OpenVINO reads: OpenVINO IR, TensorFlow, TensorFlow Lite and Paddle.
 
-There is no ONNX graph for these: their signature comes from OpenVINO's own model, and their rows are not analysed
-(decision 046). The only edits are those that OpenVINO makes itself: outputs are left out, and free dimensions are given
-sizes.
+They have no ONNX graph, so the signature comes from OpenVINO's own model, and rows are not analysed (decision 046). The
+only edits are those that OpenVINO can make: leaving outputs out, and giving free dimensions a size.
 """
 
 import logging
@@ -52,12 +51,12 @@ _DTYPES = {
 
 
 def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
-    """The model in a file as an `openvino.Model`, with the edits that the options ask for.
+    """Read a file as an `openvino.Model`, with the edits that the options ask for.
 
     Raises:
         ModelFileError: openvino cannot read it.
-        UnsupportedError: an option that only ONNX files have, a dimension or output that the model does not have, an
-            output that never has elements, or a model that keeps a state between its calls.
+        UnsupportedError: an option is for ONNX files only or names a dimension or output that the model does not have,
+            an output never has elements, or the model keeps a state between calls.
     """
     if options.u8_input is not None:
         raise UnsupportedError(f"{path}: u8_input edits ONNX graphs only: leave it out, or convert the model to ONNX")
@@ -89,10 +88,10 @@ def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
 
 
 def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSpec:
-    """The signature of a model from such a file; whether its rows are independent is not known.
+    """The signature of an `openvino.Model` that was read from such a file; its rows are not analysed.
 
     Raises:
-        UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
+        UnsupportedError: a tensor has no rank, or a type that the protocol has no name for.
     """
     inputs, outputs = (
         [_tensor(port, tensor, path) for port, tensor in zip(ports, names_of(ports, kind), strict=True)]
@@ -109,9 +108,9 @@ def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSp
 
 
 def names_of(ports: Sequence[Any], kind: FileKind) -> list[str]:
-    """One name for each input or output: TensorFlow's names end in `:0`, and some ports have several names or none.
+    """One name for each input or output, without TensorFlow's `:0`; ports may have several names or none.
 
-    A SavedModel's signature has other names than its graph, which are those of OpenVINO's nodes.
+    The names in a SavedModel's signature differ from those in its graph, and are those of OpenVINO's nodes.
     """
     taken: list[str] = []
     for number, port in enumerate(ports):
@@ -126,7 +125,7 @@ def names_of(ports: Sequence[Any], kind: FileKind) -> list[str]:
 
 
 def read_file_traits(path: Path, kind: FileKind) -> Traits:
-    """Traits of such a file.
+    """Traits of a file that only OpenVINO reads.
 
     Raises:
         ModelFileError: openvino cannot read it.
@@ -141,10 +140,10 @@ def _read(path: Path, kind: FileKind) -> Any:
     try:
         if kind is FileKind.IR:
             return core().read_model(str(path), *map(str, weights))
-        # By name: otherwise, openvino tries other front ends, which print errors.
+        # By name: otherwise, openvino tries all front ends, and some print errors.
         reader = FrontEndManager().load_by_framework(_FRAMEWORKS[kind])
         if kind is FileKind.LITE and path.suffix != ".tflite":
-            with tempfile.TemporaryDirectory() as folder:  # it reads no file of another name
+            with tempfile.TemporaryDirectory() as folder:  # it reads only files with a name that it expects
                 link = Path(folder, "model.tflite")
                 link.symlink_to(path.resolve())
                 return reader.convert(reader.load(str(link)))
@@ -155,7 +154,7 @@ def _read(path: Path, kind: FileKind) -> Any:
 
 
 def _name_by_signature(model: Any, signature: Signature, path: Path) -> None:
-    """Name outputs as in the signature: OpenVINO adds a number to a name that an input also has."""
+    """Name outputs as in the signature, in place: OpenVINO adds a number to a name that an input has, too."""
     for port in model.outputs:
         key = re.sub(r"_\d+\Z", "", port.node.friendly_name)
         if port.node.friendly_name not in signature.outputs and key in signature.outputs:
@@ -200,7 +199,7 @@ def _fix_dims(model: Any, kind: FileKind, fixed: Sequence[str], path: Path) -> N
 
 def _tensor(port: Any, name: str, path: Path) -> TensorSpec:
     kind, shape = port.element_type.get_type_name(), port.partial_shape
-    if kind == "dynamic":  # what TensorFlow Lite's strings are here
+    if kind == "dynamic":  # as TensorFlow Lite's strings are
         raise UnsupportedError(f"{path}: tensor {name!r} holds strings, or has an unknown type: {_ADVICE}")
     if kind not in _DTYPES:
         raise UnsupportedError(f"{path}: tensor {name!r} has type {kind}, which the protocol has no name for")

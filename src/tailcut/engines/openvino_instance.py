@@ -15,16 +15,16 @@ from tailcut.spec import DType, ModelSpec
 Shapes = tuple[tuple[int, ...], ...]
 _infer = _pyopenvino.InferRequest.infer
 _NO_INPUTS: dict[object, object] = {}
-_MOST_SHAPES = 4096  # remembered; when there are more, all are forgotten and checked again
+_MOST_SHAPES = 4096  # remembered; beyond that, all are dropped and checked again
 
 
 class Instance:
     """Two infer requests: one for arrays that stay bound, and one that allocates its own outputs.
 
     Args:
-        compiled: the model; an instance of its own may be given another one later.
+        compiled: the model; `take_over` replaces it.
         spec: its signature.
-        by_place: tensors are found by index, because their names are Tailcut's, not the model's.
+        by_place: find tensors by index, because their names are Tailcut's, not the model's.
 
     Raises:
         UnsupportedError: the compiled model has lost a tensor.
@@ -44,7 +44,7 @@ class Instance:
         self._bound: Any = compiled.create_infer_request()
         self._loose: Any = compiled.create_infer_request()
         self.holder: Bound | None = None  # owner of the arrays in the bound request
-        self.proven: set[Shapes] = set()  # input shapes whose answers were checked and are right
+        self.proven: set[Shapes] = set()  # input shapes for which answers were found right
 
     def learn(self, shapes: Shapes) -> None:
         """Record that answers for these shapes are right."""
@@ -53,7 +53,7 @@ class Instance:
         self.proven.add(shapes)
 
     def hold(self, holder: Bound, inputs: list[Any], outputs: list[Any]) -> None:
-        """Set the tensors of the bound request, in the order of the spec."""
+        """Set the tensors of the bound request, in the order of the spec; `holder` owns the arrays."""
         self.holder = None
         for port, tensor in zip(self.input_ports, inputs, strict=True):
             self._bound.set_tensor(port, tensor)
@@ -77,7 +77,7 @@ class Instance:
         """
         request = self._loose
         try:
-            # Held until the call is over: openvino keeps the address of a shared array, but no reference to it.
+            # Referenced until the call is over: openvino keeps the address of a shared array, but no reference.
             held = [np.asarray(inputs[tensor.name], order="C") for tensor in self._spec.inputs]
             for port, array in zip(self.input_ports, held, strict=True):
                 request.set_tensor(port, wrap(array))
@@ -95,8 +95,8 @@ class Instance:
 
 def wrap(array: np.ndarray) -> Any:
     """An array as an OpenVINO tensor, without a copy if it is writeable."""
-    # Views of a request's bytes are read-only, which openvino refuses to share: those are copied.
-    if array.dtype == DType.BF16.numpy:  # numpy's own types end at float16: it goes by its bits
+    # Views of a request's bytes are read-only; openvino does not share such arrays, so they are copied.
+    if array.dtype == DType.BF16.numpy:  # numpy itself has no bfloat16: pass its bits
         bits = array.view(np.uint16) if array.flags.writeable else array.view(np.uint16).copy()
         return ov.Tensor(bits, ov.Shape(array.shape), ov.Type.bf16)
     return ov.Tensor(array, shared_memory=bool(array.flags.writeable))

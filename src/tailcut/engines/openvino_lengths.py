@@ -1,16 +1,16 @@
 """Recurrent layers whose lengths OpenVINO ignores.
 
 LSTM, GRU and RNN take a length for each row, after which they keep their state and return zeros. OpenVINO 2026.4.1
-respects it if all sizes of the layer's input are fixed. If one is free, it silently computes every row to its end,
-whether alone or in a batch. As a reference, OpenVINO would be wrong in the same way, so such a model is refused at
-load.
+respects the length if all sizes of the layer's input are fixed. If one is free, it silently computes every row to its
+end, whether alone or in a batch. A reference computed with OpenVINO would be wrong in the same way, so such a model is
+refused when it is loaded.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-_LENGTHS = {"LSTMSequence": 3, "GRUSequence": 2, "RNNSequence": 2}  # the operator's input that holds them
-_TIME = 1  # axis of its first input
+_LENGTHS = {"LSTMSequence": 3, "GRUSequence": 2, "RNNSequence": 2}  # the index of the operand with the lengths
+_TIME = 1  # axis of the first operand
 _MOVES = {"Broadcast", "Convert", "Gather", "Reshape", "Slice", "Squeeze", "StridedSlice", "Tile", "Unsqueeze"}
 
 
@@ -36,7 +36,7 @@ def _nodes(model: Any) -> Iterator[Any]:
 
 
 def _is_whole(node: Any) -> bool:
-    """Whether the lengths are those of the input, so that ignoring them changes nothing: front ends fill them in so."""
+    """Whether every length is the whole input, as front ends fill it in, so that ignoring it changes nothing."""
     lengths = node.input_value(_LENGTHS[node.get_type_name()]).get_node()
     while lengths.get_type_name() in _MOVES:
         lengths = lengths.input_value(0).get_node()

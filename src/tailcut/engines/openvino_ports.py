@@ -10,15 +10,15 @@ from tailcut.spec import ModelSpec, TensorSpec
 
 
 def separate(model: Any, spec: ModelSpec, *, by_place: bool = False) -> None:
-    """Insert an operator between an input and an output that are one tensor in OpenVINO, in place.
+    """Insert an operator between each input and output that are the same tensor in OpenVINO, in place.
 
     A graph may return an input unchanged, and OpenVINO removes operators that change nothing, such as Dropout. The
-    input then has the name of the output, and memory that is set for one of them is used for both.
+    input then has the name of the output, and memory that is set for one is used for both.
 
     Args:
         model: an `openvino.Model`, whose inputs and outputs are in the order of the spec.
         spec: its signature.
-        by_place: tensors are found by their places, not by their names, which are ours.
+        by_place: find tensors by index, because their names are Tailcut's, not the model's.
     """
     inputs, results = model.get_parameters(), model.get_results()
     if len(inputs) != len(spec.inputs) or len(results) != len(spec.outputs):
@@ -38,7 +38,7 @@ def separate(model: Any, spec: ModelSpec, *, by_place: bool = False) -> None:
 
 
 def _source(result: Any) -> Any:
-    """The port behind an output, skipping casts to the same type, which OpenVINO removes later."""
+    """The port that an output returns, skipping casts to the same type, which OpenVINO removes later."""
     source = result.input_value(0)
     while source.get_node().get_type_name() == "Convert":
         before = source.get_node().input_value(0)
@@ -52,9 +52,9 @@ def ports_in_order(ports: Sequence[Any], tensors: Sequence[TensorSpec], *, by_pl
     """The port of each tensor.
 
     Args:
-        ports: of the model.
-        tensors: of the signature.
-        by_place: they are in the same order, and names are ours, not the model's.
+        ports: the model's inputs or outputs.
+        tensors: those of the signature.
+        by_place: both are in the same order, and the names are Tailcut's, not the model's.
 
     Raises:
         UnsupportedError: the model has lost a tensor.

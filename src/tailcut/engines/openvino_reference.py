@@ -1,9 +1,9 @@
-"""OpenVINO's own answers, compiled so that none of the known faults of its new sizes can occur (decision 046).
+"""OpenVINO as a reference for itself, compiled so that its known faults with new sizes cannot occur (decision 046).
 
-It is what `shape_check.py` compares with where no other engine reads a model's file: float32, without the generated
-code for attention (`SNIPPETS_MODE`), whose answers depend on the first size that it computed, and recompiled after
-every request that it refuses. Sizes that do not fit the graph are found before they are computed (`openvino_sizes.py`).
-It computes only the first request of each size, so its speed matters little.
+`shape_check.py` compares with it if no other engine reads a model's file. It computes in float32 and without the
+generated code for attention (`SNIPPETS_MODE`), whose answers depend on the first size that it computed, and it is
+recompiled after every request that fails. Sizes that do not fit the graph are refused before they are computed
+(`openvino_sizes.py`). It computes only the first request of each size, so its speed matters little.
 """
 
 from typing import Any
@@ -27,8 +27,8 @@ class OpenVinoReference:
     Args:
         model: an `openvino.Model`.
         spec: its signature.
-        threads: of a call, two at least; 0 leaves them to openvino.
-        values: what the model demands of the values of its inputs.
+        threads: threads per call, at least two; 0: openvino's choice.
+        values: the model's check of input values.
 
     Raises:
         EngineError: it cannot be compiled.
@@ -54,8 +54,8 @@ class OpenVinoReference:
         """Compute all outputs into fresh arrays.
 
         Raises:
-            InvalidInputError: the file does not allow the request's sizes, or an operator its values.
-            EngineError: the model refuses the request.
+            InvalidInputError: the file does not allow these sizes, or an operator does not allow these values.
+            EngineError: the sizes do not fit the graph, or openvino failed.
         """
         shapes = tuple(inputs[tensor.name].shape for tensor in self.spec.inputs)
         self._bounds.check(shapes)

@@ -1,9 +1,9 @@
-"""Sizes that OpenVINO must not compute, because it would access memory outside of the tensors.
+"""Refuses sizes with which OpenVINO would access memory outside of the tensors.
 
-A request may have sizes that do not fit an operator of the graph, such as an image that has become smaller than the
-window of a pooling layer. Compiled with free sizes, OpenVINO 2026.4.1 raises no error then: it returns the outputs of
-the previous call, or none at all, or reads memory out of bounds, which may crash the process. Its own shape inference,
-on a copy of the graph, finds what does not fit without computing anything.
+A request's sizes may not fit an operator of the graph: for example, an image may become smaller than the window of a
+pooling layer. If the model was compiled with free sizes, OpenVINO 2026.4.1 then raises no error: it returns the outputs
+of the previous call, or none at all, or reads memory out of bounds, which may crash the process. Its own shape
+inference on a copy of the graph finds what does not fit, without computing anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ class SizeBounds:
     """The sizes that a file allows on the free axes of its inputs.
 
     Args:
-        axes: those with a bound: the input's place and name, the axis, the least and the largest size; None where there
-            is no largest.
+        axes: for each bounded axis the input's index and name, the axis, the smallest and the largest size (None: no
+            largest).
     """
 
     axes: tuple[tuple[int, str, int, int, int | None], ...] = ()
 
     @classmethod
     def of(cls, model: Any, spec: ModelSpec) -> "SizeBounds":
-        """Those of an `openvino.Model`, whose inputs are in the order of the spec."""
+        """The bounds of an `openvino.Model`, whose inputs are in the order of the spec."""
         return cls(
             tuple(
                 (index, tensor.name, axis, size.get_min_length(), most if most >= 0 else None)
@@ -47,19 +47,19 @@ class SizeBounds:
 
     @property
     def least_rows(self) -> int:
-        """The smallest first axis that all inputs allow."""
+        """The smallest size of the first axis that all inputs allow."""
         return max((least for _, _, axis, least, _ in self.axes if axis == 0), default=0)
 
     @property
     def most_rows(self) -> int | None:
-        """The largest first axis that all inputs allow; None where there is none."""
+        """The largest size of the first axis that all inputs allow; None if it is unbounded."""
         return min((most for _, _, axis, _, most in self.axes if axis == 0 and most is not None), default=None)
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        """Check the shapes of a request, whose inputs have the right ranks.
+        """Check a request's shapes, which have the right ranks.
 
         Raises:
-            InvalidInputError: the model takes others; names the input and its axis.
+            InvalidInputError: a size is out of bounds; names the input and its axis.
         """
         for index, name, axis, least, most in self.axes:
             size = shapes[index][axis]
@@ -69,12 +69,12 @@ class SizeBounds:
 
 
 class SizeInference:
-    """The sizes of all tensors in a graph, from those of its inputs.
+    """Infers the sizes of all tensors in a graph from those of its inputs.
 
     Args:
         model: an `openvino.Model`, which stays as it is.
         spec: its signature, with its inputs in the model's order unless `by_name`.
-        by_name: inputs are found by their names.
+        by_name: find inputs by name.
     """
 
     def __init__(self, model: Any, spec: ModelSpec, *, by_name: bool = False) -> None:
@@ -86,7 +86,7 @@ class SizeInference:
         """Check that the sizes of a request fit all operators.
 
         Raises:
-            EngineError: they do not.
+            EngineError: they do not fit.
         """
         self._sized([inputs[tensor.name].shape for tensor in self._spec.inputs])
 
@@ -111,20 +111,20 @@ class SizeInference:
 
 
 class BoundSizes:
-    """Whether bound outputs were filled, in models whose outputs may be shorter than their inputs.
+    """Checks that bound outputs were filled, in models whose outputs may have fewer rows than their inputs.
 
-    OpenVINO leaves the rest of a bound array unchanged then, with the answers to other requests. Nothing is checked for
-    a model whose output sizes follow from its input sizes.
+    In that case, OpenVINO leaves the rest of a bound array unchanged, with the answers to other requests. For models
+    whose output sizes follow from the input sizes, nothing is checked.
 
     Args:
-        sizes: of the model.
-        spec: its signature.
+        sizes: the model's size inference.
+        spec: the model's signature.
     """
 
     def __init__(self, sizes: SizeInference, spec: ModelSpec) -> None:
         self._sizes = sizes
         self._spec = spec
-        self._open: tuple[int, ...] | None = None  # the same for all sizes that fit the graph: found once
+        self._open: tuple[int, ...] | None = None  # found once, as it is the same for all sizes that fit
 
     def check_of(self, shapes: Sequence[Sequence[int]], outputs: Sequence[Any]) -> Callable[[], None] | None:
         """A function to call after each call on bound arrays (as tensors); None if there is nothing to check.
@@ -135,7 +135,7 @@ class BoundSizes:
             self._open = self._sizes.open_outputs(shapes)
         if not self._open:
             return None
-        checked = [  # with copies: a tensor's shape is a view of it
+        checked = [  # copies, because a tensor's shape is a view of it
             (self._spec.outputs[index].name, outputs[index], ov.Shape(outputs[index].shape)) for index in self._open
         ]
 
@@ -143,21 +143,21 @@ class BoundSizes:
             for name, tensor, bound in checked:
                 if tensor.shape != bound:
                     raise EngineError(
-                        f"output {name!r} has sizes {list(tensor.shape)}, and not {list(bound)}: its rows are "
-                        "not those of the inputs: use --batching off"
+                        f"output {name!r} has shape {list(tensor.shape)} instead of {list(bound)}: its rows do "
+                        "not correspond to those of the inputs: use --batching off"
                     )
 
         return check
 
 
 class SizedReference:
-    """Another engine on the same model, which also refuses sizes that OpenVINO finds not to fit.
+    """Another engine with the same model, as a reference that also refuses sizes that do not fit OpenVINO's graph.
 
     Args:
-        engine: that answers; it belongs to the reference.
-        sizes: of the model as OpenVINO has it.
-        values: what the model demands of the values of its inputs.
-        advice: what the user can do if only OpenVINO refuses.
+        engine: the engine that answers, which the reference owns and closes.
+        sizes: the size inference of OpenVINO's model.
+        values: the model's check of input values.
+        advice: what the user can do if only OpenVINO refuses the sizes.
     """
 
     def __init__(self, engine: Engine, sizes: SizeInference, values: ValueCheck, advice: str) -> None:
@@ -169,7 +169,7 @@ class SizedReference:
         self._advice = advice
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """All outputs, in fresh arrays.
+        """Compute all outputs into fresh arrays.
 
         Raises:
             InvalidInputError: an operator does not allow the request's values.

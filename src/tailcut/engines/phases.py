@@ -11,7 +11,7 @@ _SLOWEST = 0.99
 
 
 class PhaseTimes:
-    """Of each call, the time in each of `PHASES`.
+    """The time that each call spent in each of `PHASES`.
 
     `launch` is the time in which the calling thread submits the work. The device works meanwhile, so it overlaps with
     the others, and their sum is not the time of the call.
@@ -29,7 +29,7 @@ class PhaseTimes:
             self._recorded += 1
 
     def summary(self) -> list[dict[str, str | int | float]]:
-        """For each phase its median, and what the slowest 1 % of the calls spent there; nothing without a call."""
+        """For each phase, its median and the time that the slowest 1 % of calls spent in it; empty without calls."""
         with self._lock:
             times = self._times[: min(self._recorded, _KEPT)].copy()
         if not len(times):
@@ -49,6 +49,6 @@ class PhaseTimes:
 
 @runtime_checkable
 class Timed(Protocol):
-    """An engine that knows the phases of its calls."""
+    """An engine that records the phases of its calls."""
 
     phases: PhaseTimes

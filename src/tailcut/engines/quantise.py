@@ -1,13 +1,13 @@
-"""Static int8: a copy of a model with fixed scales, which were taken from requests (QDQ form, weights per channel).
+"""Static int8: a copy of a model with fixed scales, calibrated with requests (QDQ form, weights per channel).
 
-onnxruntime's quantiser edits the graph. `Calibration` runs the float model over requests once and keeps, of every
-activation, its ends and a sample of its numbers; from these it writes as many copies as are asked for, each with its
-own way to choose the ranges and its own operators left in float. Both engines read the result as any other ONNX file.
+onnxruntime's quantiser edits the graph. `Calibration` runs the float model over requests once, and keeps the extremes
+and a sample of every activation. From these it writes any number of copies, each with its own method for the ranges and
+its own operators left in float. onnxruntime and OpenVINO read the result like any other ONNX file.
 
-Rounding a weight moves what it multiplies by the mean of its input, every time in the same direction. That shift is
-known from the means of the channels, and is taken out of the biases: it halves the error of a ResNet-18.
+Rounding a weight shifts the output by the rounding error times the mean of the input, always in the same direction. The
+means of the channels give that shift, which is subtracted from the biases: this halves the error of a ResNet-18.
 
-Run it in a process of its own: it holds the model several times, and the quantiser may fail badly on unusual models.
+Run it in a separate process: it holds several copies of the model, and the quantiser may crash on unusual models.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tailcut.engines.error_line import short
 from tailcut.errors import TailcutError, UnsupportedError
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# What only hands numbers on, or has a kernel of its own in int8: between two products it stays in int8.
+# Operators that only move values or have int8 kernels of their own: between two products they stay in int8.
 _BETWEEN = (
     "Add",
     "AveragePool",
@@ -50,20 +50,20 @@ _BETWEEN = (
     "Transpose",
     "Unsqueeze",
 )
-_LEAST_OPSET = 13  # from here on DequantizeLinear has scales per channel
-_LARGEST = {False: 127, True: 64}  # int8 weight, by whether the range is reduced
+_LEAST_OPSET = 13  # the first in which DequantizeLinear has scales per channel
+_LARGEST = {False: 127, True: 64}  # the largest int8 weight, by whether the range is reduced
 
 
 class Calibration:
     """The ranges of a model's activations over some requests, and quantised copies of the model.
 
     Args:
-        path: an ONNX file, with its external weights where it has any.
+        path: an ONNX file, with its external weights if it has any.
         folder: for intermediate files.
 
     Raises:
         ModelFileError: as `load_graph`.
-        UnsupportedError: it has no products with constant weights, is too large, or the quantiser does not take it.
+        UnsupportedError: it has no products with constant weights, it is too large, or the quantiser fails on it.
     """
 
     def __init__(self, path: Path, folder: Path) -> None:
@@ -87,10 +87,10 @@ class Calibration:
         return [node.name for node in self._products]
 
     def collect(self, request: Arrays) -> None:
-        """Take the activations of one request into the ranges.
+        """Run one request, and include its activations in the ranges.
 
         Raises:
-            UnsupportedError: the model refuses it.
+            UnsupportedError: the model refuses the request.
         """
         with self._quantiser():
             arrays = self._session.run(self._names, dict(request))
@@ -100,9 +100,9 @@ class Calibration:
         self.requests += 1
 
     def most_sensitive(self) -> list[str]:
-        """The operators, by the error that int8 makes in their inputs, the largest first.
+        """The operators, by the relative error of their inputs in int8, largest first.
 
-        Beside the size of the numbers themselves: a few that lie far from all others widen the step for every one.
+        A few outliers among the values of an input widen the quantisation step for all of them.
         """
         noise = {name: histogram.noise for name, histogram in self._histograms().items()}
         return [node.name for node in sorted(self._products, key=lambda node: -noise.get(node.input[0], math.inf))]
@@ -115,12 +115,12 @@ class Calibration:
         """Write a quantised copy.
 
         Args:
-            form: the engine that it is for. onnxruntime computes a convolution in int8 only where its output is
-                quantised too, and has kernels for what lies between two of them. OpenVINO fuses what follows a product
-                into it, which a quantised output would prevent.
+            form: the engine that it is for. onnxruntime computes a convolution in int8 only if its output is quantised,
+                too, and has int8 kernels for operators between two of them. OpenVINO fuses operators that follow a
+                product into it, which a quantised output would prevent.
             method: how ranges are chosen.
-            in_float: operators that are not quantised.
-            out: the file.
+            in_float: names of operators that are not quantised.
+            out: the file to write.
 
         Raises:
             UnsupportedError: the quantiser fails.
@@ -165,7 +165,7 @@ class Calibration:
         return TensorsData(CalibrationMethod.MinMax, ends)
 
     def _without_shifts(self, in_float: Sequence[str], largest: int) -> onnx.ModelProto:
-        """A copy of the float model whose biases make up for the rounding of the weights."""
+        """A copy of the float model whose biases compensate for the rounding of the weights."""
         model = onnx.ModelProto.FromString(self._float.SerializeToString())
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
@@ -187,10 +187,10 @@ class Calibration:
         return node.op_type in _PRODUCTS and len(node.input) > 1 and node.input[1] in self._weights
 
     def _apart(self, in_float: Sequence[str]) -> list[str]:
-        """Operators that do not lie between quantised products, so that int8 would only add conversions."""
+        """The names of operators that are not between quantised products, where int8 would only add conversions."""
         quantised = {node.name for node in self._products} - set(in_float)
         nodes = self._float.graph.node
-        made: set[str] = set(self._weights)  # values that come out of quantised products, and constants
+        made: set[str] = set(self._weights)  # results of quantised products, and constants
         behind: set[str] = set()
         for node in nodes:
             passes = node.op_type in _BETWEEN and any(name not in self._weights for name in node.input)
@@ -198,7 +198,7 @@ class Calibration:
                 behind.add(node.name)
             if node.name in quantised or node.name in behind:
                 made.update(node.output)
-        wanted: set[str] = set()  # values that quantised products read
+        wanted: set[str] = set()  # operands of quantised products
         before: set[str] = set()
         for node in reversed(nodes):
             if node.op_type in _BETWEEN and any(name in wanted for name in node.output):
@@ -209,7 +209,7 @@ class Calibration:
 
     @contextlib.contextmanager
     def _quantiser(self) -> Iterator[None]:
-        """Silence the quantiser, which prints advice at every call, and put its errors into one line."""
+        """Silence the quantiser, which prints advice at every call, and shorten its errors to one line."""
         root = logging.getLogger()
         level = root.level
         root.setLevel(logging.CRITICAL)
@@ -225,7 +225,7 @@ class Calibration:
 
 
 def _preprocessed(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """Batch norms folded, constants computed and types inferred, every operator with a name of its own."""
+    """The model with batch norms folded, constants computed, types inferred and a unique name for every operator."""
     from onnxruntime.quantization import quant_pre_process  # noqa: PLC0415  half a second, int8 only
 
     constants_to_initializers(model)
@@ -245,7 +245,7 @@ def _preprocessed(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def _with_activations(model: onnx.ModelProto, folder: Path) -> tuple[Any, list[str]]:
-    """A session of the model with every activation that may be quantised as an output, and their names."""
+    """A session in which every activation that may be quantised is an output, and the names of these activations."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator  # noqa: PLC0415  as above
 
     path = folder / "named.onnx"
@@ -257,13 +257,13 @@ def _with_activations(model: onnx.ModelProto, folder: Path) -> tuple[Any, list[s
 
 
 def shift_of(node: onnx.NodeProto, weight: np.ndarray, means: np.ndarray, largest: int) -> np.ndarray | None:
-    """How far rounding a node's weights moves each of its outputs on average, float64 [channels]; None where unknown.
+    """How far rounding a node's weights shifts its outputs on average, float64 [channels]; None if unknown.
 
     Args:
-        node: a Conv or Gemm; others are not known.
-        weight: its weights, as ONNX has them.
-        means: of its input's channels.
-        largest: the number in int8 that stands for the largest weight of a channel.
+        node: a Conv or Gemm; for other operators, the shift is unknown.
+        weight: its weights, as in ONNX.
+        means: the mean of each channel of its input.
+        largest: the int8 value of the largest weight of a channel.
     """
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Gemm":

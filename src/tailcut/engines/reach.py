@@ -1,4 +1,4 @@
-"""Which vector instructions the engines use here, as far as they say so themselves."""
+"""Which vector instructions the engines use on this machine, as far as they report it."""
 
 from importlib.metadata import version
 

@@ -1,6 +1,6 @@
-"""An engine whose tensors clients see in other shapes than its model: the same elements, as views of the same memory.
+"""An engine whose clients see its tensors in other shapes than the model's: views of the same memory.
 
-Model repositories ask for it (`reshape` in a configuration): a model that takes `[batch]` is asked with `[batch, 1]`.
+Model repositories use it (`reshape` in a configuration): a model that takes `[batch]` gets requests of `[batch, 1]`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,15 @@ from tailcut.spec import ModelSpec, Shape, TensorSpec
 
 
 class ReshapedEngine:
-    """Another engine behind the shapes of its clients.
+    """Another engine with the shapes that clients see.
 
     Args:
-        engine: that computes; it belongs to this one.
-        reshapes: of its tensors.
+        engine: the engine that computes, which this one owns and closes.
+        reshapes: the shapes of reshaped tensors for clients and for the model.
 
     Raises:
-        UnsupportedError: a tensor is not there, has another shape in the model, or the two shapes do not fit.
+        UnsupportedError: the model has no such tensor, it has another shape in the model, or the two shapes differ in
+            size.
     """
 
     def __init__(self, engine: Engine, reshapes: Sequence[Reshape]) -> None:
@@ -75,7 +76,7 @@ class ReshapedEngine:
         self._engine.close()
 
     def _hints(self) -> InputHints:
-        """Those of the engine; what it knows of single axes is left out where the axes are others."""
+        """The hints of the engine, without those about axes of reshaped tensors."""
         hints = self._engine.hints if isinstance(self._engine, Hinted) else InputHints()
         own = {name: names for name, names in hints.names.items() if name not in self._inputs}
         sizes = {dimension: size for dimension, size in hints.sizes.items() if dimension[0] not in self._inputs}
@@ -83,7 +84,7 @@ class ReshapedEngine:
 
 
 def _of(side: str, tensors: Sequence[TensorSpec], reshapes: Sequence[Reshape]) -> dict[str, Reshape]:
-    """Those of the inputs, or of the outputs, by name."""
+    """The reshapes of the inputs or of the outputs, by name."""
     by_name = {reshape.name: reshape for reshape in reshapes if reshape.side in {"", side}}
     for tensor in tensors:
         if tensor.name in by_name:
@@ -107,7 +108,7 @@ def _reshaped(array: np.ndarray, reshape: Reshape | None, side: Literal["client"
 
 
 def _narrowed(tensor: TensorSpec, reshapes: Mapping[str, Reshape]) -> TensorSpec:
-    """What the model is asked for: sizes that it leaves free are those that clients see."""
+    """A tensor as the model gets it: axes that are free in the model have the sizes that clients see."""
     reshape = reshapes.get(tensor.name)
     return tensor if reshape is None else replace(tensor, shape=_shape(reshape.model))
 

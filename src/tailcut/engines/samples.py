@@ -1,8 +1,8 @@
 """Generated requests that a model accepts: sizes for its free dimensions, and plausible values.
 
-The signature has the free dimensions, but not the sizes that a model accepts: a detector needs multiples of 32, a
+The signature says which dimensions are free, but not which sizes a model accepts: a detector needs multiples of 32, a
 speech model 512 samples, a text model ids below the size of its embedding and states of length zero. Likely sizes are
-tried on the engine itself until one is accepted. Everything is seeded, so requests are reproducible.
+tried on the engine itself until one is accepted. Requests are reproducible, because all values come from a seed.
 """
 
 import itertools
@@ -21,9 +21,9 @@ from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.spec import ModelSpec
 
 _MOST_TRIES = 96
-_AFTER_FIRST = 8  # tries for a fuller answer, once one was accepted that has no elements or is not finite
+_AFTER_FIRST = 8  # further tries after a request whose answer has no elements or is not finite
 _ROWS_AGAIN = 8
-_LISTED = 12  # sizes that a message names
+_LISTED = 12  # the most shapes that a message names
 
 
 class Answering(Protocol):
@@ -40,9 +40,9 @@ class Samples:
     """Requests that a model accepts.
 
     Args:
-        spec: of the model.
+        spec: the model's signature.
         inputs: how each input is filled, by name.
-        rows: a size of the free first axis that the model accepts: 1, wherever it takes a single row.
+        rows: a size of the free first axis that the model accepts; 1 if it accepts a single row.
     """
 
     spec: ModelSpec
@@ -50,27 +50,27 @@ class Samples:
     rows: int = 1
 
     def make(self, rows: int, seed: int) -> dict[str, np.ndarray]:
-        """One request, the same for the same seed.
+        """One request, as new C-contiguous arrays by input name; the same for the same seed.
 
         Args:
-            rows: size of the first axis, where it is free.
-            seed: of the values.
+            rows: the size of the first axis, if it is free.
+            seed: the seed of the values.
         """
         random = np.random.default_rng(seed)
         return {tensor.name: fill(tensor, self.inputs[tensor.name], rows, random) for tensor in self.spec.inputs}
 
 
 def likely_samples(spec: ModelSpec, hints: InputHints | None = None) -> Samples:
-    """The samples that would be tried first, for callers without an engine."""
+    """The samples that `find_samples` would try first, for callers without an engine."""
     guess = next(guesses(spec, hints or InputHints()))
     return Samples(spec, guess.inputs, guess.rows)
 
 
 def find_samples(engine: Answering, *, seed: int = 0, budget_s: float = 10.0) -> Samples:
-    """Sizes and values that the engine accepts, by trying the likely ones: at most 96 times, within about `budget_s`.
+    """Find sizes and values that the engine accepts, with at most 96 tries of likely ones in about `budget_s` seconds.
 
     Raises:
-        UnsupportedError: it accepts none of them; says which sizes were tried, and what the engine said.
+        UnsupportedError: it accepts none of them; names the sizes that were tried and the engine's first error.
     """
     spec = engine.spec
     hints = engine.hints if isinstance(engine, Hinted) else InputHints()
@@ -104,24 +104,24 @@ def find_samples(engine: Answering, *, seed: int = 0, budget_s: float = 10.0) ->
 
 
 def _run_again(engine: Answering, samples: Samples, seed: int) -> None:
-    """More values of the same kind: integers that are refused may be missing from a first, small request.
+    """Try more values of the same kind: a first, small request may lack the integers that the engine refuses.
 
     Raises:
-        EngineError: they are refused.
+        EngineError: the engine refuses them.
     """
     rows = samples.rows if engine.spec.single else max(samples.rows, engine.spec.within(_ROWS_AGAIN))
     engine.run(samples.make(rows, seed + 1))
 
 
 def _is_full(answer: Arrays) -> bool:
-    """Whether an answer has elements, and all of them are numbers."""
+    """Whether all outputs have elements, and all elements are finite."""
     return all(
         array.size > 0 and (array.dtype.kind not in "fc" or bool(np.isfinite(array).all())) for array in answer.values()
     )
 
 
 def _sizes_of(tried: Sequence[Samples]) -> str:
-    """A few of the shapes, of the inputs with free dimensions where there are any."""
+    """A few of the tried shapes, of the inputs with free dimensions if there are any, as text."""
     inputs = tried[0].spec.inputs
     names = [tensor.name for tensor in inputs if None in tensor.shape] or [tensor.name for tensor in inputs]
     shown = dict.fromkeys(

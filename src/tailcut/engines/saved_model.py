@@ -1,7 +1,7 @@
 """Facts about a SavedModel that OpenVINO does not report: its signature, and whether it changes variables.
 
-OpenVINO leaves out assignments to variables, merges signatures where none is the default, and takes names of the graph
-where those of the signature do not fit. `saved_model.pb` is read field by field, without TensorFlow's own messages:
+OpenVINO drops assignments to variables, merges signatures if none is the default, and uses names of the graph if those
+of the signature do not fit. `saved_model.pb` is read field by field, without TensorFlow's message classes; see
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/protobuf/saved_model.proto, meta_graph.proto, and
 graph.proto, function.proto and attr_value.proto in tensorflow/core/framework. Weights in the graph are skipped.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from tailcut.errors import ModelFileError, UnsupportedError
 
 _DEFAULT = "serving_default"
-_OWN = "__saved_model"  # begins the names of signatures that are TensorFlow's own, such as the initialiser
-_SERVE = "serve"  # the tag of the graph that is to be served
+_OWN = "__saved_model"  # prefix of TensorFlow's own signatures, such as the initialiser
+_SERVE = "serve"  # the tag of the graph to serve
 _WRITES = re.compile(  # operators that change a variable or a table, not those that return a changed copy
     r"Assign(Add|Sub)?(Variable(Op|XlaConcatND))?|CountUpTo|Scatter(Add|Div|Max|Min|Mul|Sub|Update)|"
     r"ScatterNd(Add|Max|Min|Sub|Update)|LookupTable(Insert|Remove)(V2)?|"
     r"Resource(Accumulator|Apply|CountUpTo|Scatter|Sparse|StridedSliceAssign)\w*"
 )
-_BYTES, _VARINT = 2, 0  # types on the wire
+_BYTES, _VARINT = 2, 0  # protobuf wire types
 _FIXED_BYTES = {1: 8, 5: 4}
 
 
@@ -30,9 +30,9 @@ class Signature:
     """The signature of a SavedModel.
 
     Args:
-        inputs: their names, which are keys of the signature.
-        outputs: their names, too.
-        writes: an operator that the signature runs and that changes a variable; "" where there is none.
+        inputs: the keys of the inputs.
+        outputs: the keys of the outputs.
+        writes: an operator that the signature runs and that changes a variable; "" if there is none.
     """
 
     inputs: tuple[str, ...]
@@ -41,11 +41,11 @@ class Signature:
 
 
 def read_signature(path: Path) -> Signature:
-    """The signature of a SavedModel's folder that is served.
+    """The signature to serve of the SavedModel in a directory.
 
     Raises:
         ModelFileError: its graph cannot be read.
-        UnsupportedError: it has no signature, or several of which none is the default.
+        UnsupportedError: it has no signature, or it has several and none is the default.
     """
     try:
         graphs = _all(memoryview((path / "saved_model.pb").read_bytes()), 2)
@@ -76,7 +76,7 @@ def _choose(names: Collection[str], path: Path) -> str:
 
 
 def _written(graph: memoryview, tensors: Collection[str]) -> str:
-    """An operator that changes a variable where these tensors are computed, in functions that are called, too."""
+    """An operator that changes a variable when these tensors are computed, also in called functions; "" without one."""
     functions = {
         _text(_first(_first(function, 1), 1)): function for library in _all(graph, 2) for function in _all(library, 1)
     }
@@ -90,16 +90,16 @@ def _written(graph: memoryview, tensors: Collection[str]) -> str:
         called = {operator, *_functions_of(node)} & functions.keys() - seen
         seen |= called
         for name in called:
-            waiting += _all(functions[name], 3)  # all of it: what has an effect is run whether it is needed or not
+            waiting += _all(functions[name], 3)  # all nodes: those with effects run even if no output needs them
     return ""
 
 
 def _needed(graph: memoryview, tensors: Collection[str]) -> Iterator[memoryview]:
-    """The nodes of a graph that these tensors are computed by; the initialiser and what restores variables are none."""
+    """Yield the nodes that these tensors depend on, which excludes those that initialise or restore variables."""
     nodes = {_text(_first(node, 1)): node for node in _all(graph, 1)}
     waiting = list(tensors)
     while waiting:
-        name = waiting.pop().removeprefix("^").partition(":")[0]  # NODE, NODE:0, or ^NODE, which is only waited for
+        name = waiting.pop().removeprefix("^").partition(":")[0]  # NODE, NODE:0, or ^NODE for a control dependency
         node = nodes.pop(name, None)
         if node is not None:
             yield node
@@ -107,7 +107,7 @@ def _needed(graph: memoryview, tensors: Collection[str]) -> Iterator[memoryview]
 
 
 def _functions_of(node: memoryview) -> Iterator[str]:
-    """Names of the functions among a node's attributes."""
+    """Yield the names of functions among a node's attributes."""
     for attribute in _all(node, 5):
         value = _first(attribute, 2)
         listed = [function for items in _all(value, 1) for function in _all(items, 9)]
@@ -115,7 +115,7 @@ def _functions_of(node: memoryview) -> Iterator[str]:
             yield _text(_first(function, 1))
 
 
-# The format of protobuf on the wire: https://protobuf.dev/programming-guides/encoding
+# Protobuf's wire format: https://protobuf.dev/programming-guides/encoding
 
 
 def _text(value: memoryview) -> str:
@@ -123,7 +123,7 @@ def _text(value: memoryview) -> str:
 
 
 def _first(message: memoryview, number: int) -> memoryview:
-    """A field that a message has once; empty where it is left out, as protobuf does with empty ones."""
+    """A field that occurs once in a message; empty if it is missing, as protobuf omits empty fields."""
     return next((value for result, value in _fields(message) if result == number), memoryview(b""))
 
 
@@ -132,7 +132,7 @@ def _all(message: memoryview, number: int) -> list[memoryview]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message that hold texts, bytes or messages, with their numbers."""
+    """Yield the fields of a message that hold texts, bytes or messages, with their numbers."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -149,7 +149,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number, and where the next field begins."""
+    """The number at an offset, and the offset after it."""
     value = shift = 0
     while message[at] & 0x80:
         value |= (message[at] & 0x7F) << shift

@@ -1,19 +1,19 @@
-"""Checks OpenVINO's answer for each new shape of a model whose sizes are free, before any request is answered with it.
+"""Checks OpenVINO's answer for each new shape of a model with free sizes, before any request of that shape is answered.
 
-OpenVINO reshapes the graph for each size of its inputs, and version 2026.4.1 does that wrongly in two known cases: if
-the very first request had one key to attend to, attention over more than about 30 keys is wrong from then on; and after
-a request that failed in the middle of the graph, the next ones are wrong or refused
+OpenVINO adapts the graph to each new size of its inputs, and version 2026.4.1 does so wrongly in two known cases: if
+the very first request has one key to attend to, attention over more than about 30 keys is wrong from then on; and after
+a request that failed in the middle of the graph, the following ones are wrong or fail
 (docs/decisions/023-openvino-first-shapes.md). The check does not depend on these cases:
 
-- A request of sizes that were not seen before goes to the reference first: onnxruntime, or for a file that only
-  OpenVINO reads, OpenVINO compiled another way (`openvino_reference.py`). What the reference refuses never reaches the
-  model.
-- OpenVINO's answer is compared with the reference's, loosely, because precision and order of summation differ. Then the
-  canary, the first request that the model has answered, is computed again and compared with its own answer, closely.
+- A request with new sizes goes to the reference first: onnxruntime, or for a file that only OpenVINO reads, OpenVINO
+  compiled in another way (`openvino_reference.py`). What the reference refuses never reaches the model.
+- OpenVINO's answer is compared with the reference's, with a loose tolerance, because precision and order of summation
+  differ. Then the canary, the first request that the model has answered, is computed again and compared with its own
+  answer, with a close tolerance.
 - On a difference, the model is recompiled, and the request is computed again, first after the canary, and then as the
-  very first request. If two fresh models agree with each other, this is how OpenVINO computes: it is accepted, with a
-  warning, unless it is off by the answer's own magnitude, or all integers differ. In all other cases the sizes are
-  refused, in one line.
+  very first request. If two fresh models agree with each other, OpenVINO simply computes differently: the answer is
+  accepted with a warning, unless it is off by its own magnitude, or all integers differ. Otherwise, the sizes are
+  refused with an error.
 
 For known sizes, the check costs one lookup in a set.
 """
@@ -33,27 +33,27 @@ from tailcut.engines.samples import Answering, find_samples
 from tailcut.errors import EngineError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
-# Distances as `agreement.distance` has them. The wrong answers seen so far were off by 0.45 to 80.
+# Distances as `agreement.distance` computes them. The wrong answers seen so far were off by 0.45 to 80.
 _FROM_REFERENCE = {"f32": 0.02, "bf16": 0.1, "f16": 0.05, "int8": 0.25, "int8_static": 0.25}
 _FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "f16": 0.01, "int8": 0.03, "int8_static": 0.03}
-# From here on, what two fresh models agree on is wrong nevertheless: zeros are off by 1. A TopK that chose otherwise
-# among equal scores was off by 0.58.
+# From this distance on, an answer is wrong even if two fresh models agree on it: zeros are off by 1. A TopK that chose
+# differently among equal scores was off by 0.58.
 _WRONG = 0.99
-# Of integers, the share that are others, and the distance as numbers, up to which they may be right all the same.
+# For integers: up to this share of differing ones, and up to this distance as numbers, an answer may still be right.
 _OTHERS = 0.5
-_TELLING = 8  # elements, all of which cannot differ by chance
+_TELLING = 8  # from this many elements on, all of them do not differ by chance
 _MOST_REFUSED = 4096
 
 
 class ReferenceEngine(Answering, Protocol):
-    """Answers as the model should."""
+    """An engine whose answers are taken as right."""
 
     def close(self) -> None: ...  # noqa: D102  said in `Engine`
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the answers are compared with, what it is called, and what to do where the model differs from it."""
+    """The engine to compare answers with, its name in messages, and advice for a model whose answers differ."""
 
     engine: ReferenceEngine
     name: str
@@ -61,13 +61,13 @@ class Reference:
 
 
 class ShapeCheck:
-    """The proofs of one model, shared by its instances; each instance is used by one thread at a time.
+    """The checks of one model, shared by its instances; each instance is used by one thread at a time.
 
     Args:
-        name: of the model.
-        reference: what answers are compared with; its engine belongs to the check.
-        recompile: a freshly compiled model.
-        precision: that the model is compiled for.
+        name: the model's name, for messages.
+        reference: what answers are compared with; the check owns and closes its engine.
+        recompile: compiles the model anew.
+        precision: the precision that the model is compiled for.
     """
 
     def __init__(self, name: str, reference: Reference, recompile: Callable[[], Any], precision: Precision) -> None:
@@ -78,14 +78,14 @@ class ShapeCheck:
         self._recompile = recompile
         self._tolerance = _FROM_REFERENCE[precision]
         self._same = _FROM_ITSELF[precision]
-        self._incomparable: set[str] = set()  # outputs in a way of its own, of which a distance tells no more
+        self._incomparable: set[str] = set()  # accepted outputs for which distances say nothing
         self._refused: dict[Shapes, str] = {}
-        self._canary: tuple[Arrays, Arrays] | None = None  # the request, and its answer
+        self._canary: tuple[Arrays, Arrays] | None = None  # a request and its answer
         self._first = self._made_up()
         self._random = self._first is not None and self._answers_differ(self._first)
 
     def admit(self, instance: Instance) -> None:
-        """Compute a generated request of accepted sizes before all others, as the canary.
+        """Compute a generated request before all others, as the canary.
 
         Raises:
             UnsupportedError: the answer is wrong.
@@ -98,10 +98,10 @@ class ShapeCheck:
             raise UnsupportedError(str(error)) from None
 
     def prove(self, instance: Instance, inputs: Arrays, shapes: Shapes) -> None:
-        """Compute a request of new sizes and check the answer; the instance then knows these sizes.
+        """Compute a request of new sizes and check the answer; the instance then remembers these sizes as right.
 
         Raises:
-            EngineError: the model refuses the request, or openvino's answer is wrong.
+            EngineError: the reference refuses the request, or openvino's answer is wrong.
         """
         if shapes in self._refused:
             raise EngineError(self._refused[shapes])
@@ -114,7 +114,7 @@ class ShapeCheck:
         instance.learn(shapes)
 
     def recover(self, instance: Instance) -> None:
-        """Recompile after a call that failed, because what openvino caches for its sizes may be wrong."""
+        """Recompile after a failed call, because what openvino has cached for its sizes may be wrong."""
         self._renew(instance, None)
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class ShapeCheck:
         raise EngineError(reason)
 
     def _accept(self, expected: Arrays, result: Arrays) -> bool:
-        """Whether this is how OpenVINO computes; answers for other sizes may then be up to twice as far off."""
+        """Whether to accept a difference on which fresh models agree; later ones may then be up to twice as large."""
         defined = {name: _defined(array, result[name]) for name, array in expected.items()}
         apart = {name: distance({name: array}, defined) for name, array in expected.items()}
         far = {name for name, off in apart.items() if off >= _WRONG}
@@ -174,7 +174,7 @@ class ShapeCheck:
         return result is not None and distance(answer, result) <= self._same
 
     def _renew(self, instance: Instance, first: Arrays | None) -> None:
-        """Give the instance a recompiled model, and compute this request before the canary."""
+        """Give the instance a recompiled model; it computes `first`, if given, before the canary."""
         instance.take_over(self._recompile())
         if first is not None:
             _answer(instance, first)
@@ -203,22 +203,22 @@ class ShapeCheck:
 
 
 def shapes_of(inputs: Arrays) -> Shapes:
-    """The sizes of a request, in the order of its inputs."""
+    """The shapes of a request's inputs, in their order."""
     return tuple(array.shape for array in inputs.values())
 
 
 def _defined(expected: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """A result, and what is expected where that is not a number: without anything to attend to, any answer will do."""
+    """The result, but the expected value where that is not finite: attention over no keys may return anything."""
     if expected.dtype.kind not in "fc" or expected.shape != result.shape:
         return result
     return np.where(np.isfinite(expected), result, expected)
 
 
 def _is_another_way(expected: np.ndarray, result: np.ndarray) -> bool:
-    """Whether two outputs of which no element is the same may both be right.
+    """Whether two outputs without a common element may both be right.
 
-    They may have as many elements as were found, integers in another order, where scores are equal, or numbers near
-    each other, such as the count of what was found.
+    They may differ in the number of elements that were found, hold the same integers in another order because scores
+    are equal, or hold integers close to each other, such as counts.
     """
     if expected.shape != result.shape:
         return True
@@ -230,7 +230,7 @@ def _is_another_way(expected: np.ndarray, result: np.ndarray) -> bool:
 
 
 def _beyond_compare(expected: np.ndarray, result: np.ndarray) -> str:
-    """Why no distance tells how far two outputs are apart, ready for what the other one is of; empty if it does."""
+    """Why no distance between two outputs can be computed, to be followed by the other's name; "" if it can."""
     if expected.shape != result.shape:
         return f"shape {list(result.shape)}, and {list(expected.shape)} with"
     if expected.dtype != result.dtype:

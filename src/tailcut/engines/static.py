@@ -1,7 +1,7 @@
-"""An engine with an instance compiled for each of several sizes: shapes that are known are planned once, at the start.
+"""An engine with an instance compiled for each of several fixed sizes, whose shapes are planned when it is opened.
 
-Padded requests come in few sizes, the buckets' (`engine.static_buckets`). The batch stays free: computing rows that
-nobody asked for would cost more than fixed sizes save. Each instance holds the weights again.
+Padded requests have few sizes, those of the buckets (`engine.static_buckets`). The batch stays free, because computing
+unused rows would cost more than fixed sizes save. Each instance holds the weights again.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +14,19 @@ import numpy as np
 from tailcut.engines.base import Arrays, Bound, Engine, EngineOptions, Interruptible
 from tailcut.spec import ModelSpec
 
-Sizes = tuple[tuple[int, ...], ...]  # of each input, in the order of the signature, without the batch
+Sizes = tuple[tuple[int, ...], ...]  # of each input, in the signature's order, without the batch axis
 
 
 class StaticEngine:
-    """Another engine, and those that compute calls of certain sizes in its place.
+    """An engine for any size, and engines that compute calls of certain sizes in its place.
 
     Args:
-        engine: that computes all other sizes; it belongs to this one.
-        sizes: to compile for.
+        engine: computes all other sizes; this engine owns and closes it.
+        sizes: the sizes to compile for.
         open_again: opens the same model with other options.
 
     Raises:
-        TailcutError: as `open_engine`; what was opened is closed, but for `engine`.
+        TailcutError: as `open_engine`; engines that were opened are closed, except `engine`.
     """
 
     def __init__(self, engine: Engine, sizes: Sequence[Sizes], open_again: Callable[[EngineOptions], Engine]) -> None:
@@ -51,7 +51,7 @@ class StaticEngine:
 
     @spec.setter
     def spec(self, spec: ModelSpec) -> None:
-        """What was decided of the rows holds for all sizes."""
+        """Set the signature of all engines: what was decided about the rows holds for all sizes."""
         self._spec = self._engine.spec = spec
         for static in self._static.values():
             static.spec = replace(static.spec, rows=spec.rows, rows_reason=spec.rows_reason)
@@ -80,7 +80,7 @@ class StaticEngine:
 
 
 def _fixed(engine: Engine, sizes: Sizes) -> EngineOptions:
-    """The options with every free size of the inputs fixed but the batch."""
+    """The options of an engine for these sizes: every free axis of the inputs is fixed, except the batch."""
     fixed = tuple(
         f"{tensor.name}:{axis}={size}"
         for tensor, own in zip(engine.spec.inputs, sizes, strict=True)

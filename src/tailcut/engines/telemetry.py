@@ -1,8 +1,8 @@
-"""Keeps the engines from reporting home: nothing that we start resolves a host that the user has not named.
+"""Keeps engines from sending telemetry: Tailcut contacts no host that the user has not named.
 
-The import of openvino sends an event to www.google-analytics.com where the package openvino_telemetry is installed,
-which it requires. Without that package it has a stub of its own, so the package is hidden from this one import.
-onnxruntime has events on Windows only, and a switch.
+Importing openvino sends an event to www.google-analytics.com if the package openvino_telemetry is installed, which
+openvino requires. Without that package it uses a stub, so the package is hidden during this import. onnxruntime sends
+events on Windows only, where they can be switched off.
 """
 
 import sys
@@ -14,15 +14,15 @@ _PACKAGE = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
-    """Import the package openvino without its telemetry. Where the process has imported it before, it stays as it is.
+    """Import openvino without its telemetry; no effect if the process has imported it before.
 
     Raises:
-        UnsupportedError: it is not installed; says how to install it.
+        UnsupportedError: openvino is not installed; says how to install it.
     """
     require("openvino")
     hides = "openvino" not in sys.modules and _PACKAGE not in sys.modules
     if hides:
-        sys.modules[_PACKAGE] = None  # type: ignore[assignment]  # documented: its import raises then
+        sys.modules[_PACKAGE] = None  # type: ignore[assignment]  # documented: importing it then raises
     try:
         import openvino  # noqa: PLC0415  half a second, and only where it is asked for
     finally:

@@ -1,4 +1,4 @@
-"""Facts of a model file that decide how it is measured; no engine is imported for a program."""
+"""Facts of a model file that decide how it is measured; for a PyTorch program, no engine is imported."""
 
 import zipfile
 from pathlib import Path
@@ -12,7 +12,7 @@ _ENDLESS = b"torch.ops.higher_order.while_loop"
 
 
 def read_traits(path: Path) -> Traits:
-    """Traits of a model file, without its external weights being read.
+    """Traits of a model file; external weights are not read.
 
     Raises:
         ModelFileError: missing, empty, unreadable, or not a model.
@@ -21,7 +21,7 @@ def read_traits(path: Path) -> Traits:
     if kind is FileKind.PROGRAM:
         return _of_program(path)
     if kind is FileKind.SCRIPT:
-        return Traits(path.stat().st_size, "a loop of TorchScript")  # which it may hold: nothing reads its code
+        return Traits(path.stat().st_size, "a loop of TorchScript")  # it may have one: its code is not analysed
     if kind is FileKind.ONNX:
         from tailcut.engines.graph import read_graph_traits  # noqa: PLC0415  onnx takes 0.2 s
 

@@ -1,7 +1,7 @@
-"""Outputs of a graph whose sizes follow from the values of its inputs, whatever the file says of them.
+"""Finds outputs of a graph whose sizes depend on the values of its inputs, whatever sizes the file declares.
 
-Such a size need not show in any one answer: as many hits as the declared number may be found in a first request, and
-none in the next. Shapes that follow from other shapes are not values.
+A single answer does not reveal such a size: the first request may have exactly the declared number of hits, and the
+next one none. Sizes that depend only on the inputs' shapes do not count.
 """
 
 import onnx
@@ -10,7 +10,7 @@ from tailcut.spec import Shape
 
 # Operators that return as many elements as they find.
 _FINDING = {"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"}
-# The inputs by which others take the size of what they return.
+# By type, the inputs whose values decide the size of the result.
 _SIZED_BY = {
     "AffineGrid": (1,),
     "BlackmanWindow": (0,),
@@ -35,14 +35,14 @@ _SIZED_BY = {
 
 
 def open_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
-    """The shapes of those outputs, with None for each size that the operators alone do not settle.
+    """The shapes of these outputs, by name, with None for each size that the operators do not determine.
 
-    Outputs that are not there have the same sizes for every request of the same sizes.
+    Other outputs have the same sizes for all requests of the same sizes.
     """
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     valued = {value.name for value in graph.input if value.name not in weights}
-    sized: set[str] = set()  # by values
+    sized: set[str] = set()  # tensors whose sizes depend on values
     for node in graph.node:
         follows = valued if node.op_type not in {"Shape", "Size"} else sized
         inputs = {*node.input, *(name for attribute in node.attribute for name in _captured(attribute))}
@@ -57,7 +57,7 @@ def open_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
 
 
 def _sets_size(node: onnx.NodeProto, valued: set[str]) -> bool:
-    """Whether the node's outputs are as large as values say."""
+    """Whether values of the inputs decide the sizes of the node's outputs."""
     if node.op_type in _FINDING or node.op_type == "Loop":
         return True
     places = _SIZED_BY.get(node.op_type, ())
@@ -65,7 +65,7 @@ def _sets_size(node: onnx.NodeProto, valued: set[str]) -> bool:
 
 
 def _captured(attribute: onnx.AttributeProto) -> list[str]:
-    """What the graphs inside a node may take from around it."""
+    """Names that the graphs inside a node may take from the surrounding graph."""
     graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
     nodes = [node for graph in graphs for node in graph.node]
     names = [name for node in nodes for name in node.input]
@@ -73,7 +73,7 @@ def _captured(attribute: onnx.AttributeProto) -> list[str]:
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
-    """The shapes of all outputs as the operators have them, with nothing taken from what the file says of them."""
+    """The shapes of all outputs as the operators determine them, without the shapes that the file declares."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]

@@ -128,30 +128,30 @@ def test_numbers_that_openvino_has_not_are_refused(tmp_path: Path, name: str) ->
         ),
         ("(double[n, 2] a) => (double[m, n] y) { y = Transpose(a) }", "float64 in this model (Result)"),
         ("(double[n] a) => (int64[n] y) { y = Cast<to = 7>(a) }", "float64 in this model (Convert)"),
-        ("(uint8[n] a, uint8[n] b) => (uint8[n] y) { y = Add(a, b) }", "Add in uint8 rightly from 0 to 255 only"),
+        ("(uint8[n] a, uint8[n] b) => (uint8[n] y) { y = Add(a, b) }", "Add in uint8 exactly only from 0 to 255"),
         (
             "(uint8[n] a) => (uint8[n] y) <uint8 k = {3}> { y = Div(a, k) }",
-            "rounds quotients of uint8, which should be cut",
+            "rounds quotients of uint8, which should be truncated",
         ),
         (
             (  # computed together, in float32
                 "(int32[n, 2] a) => (int32[n] y) <int32 k = {2147483647}, int64[1] axis = {1}>"
                 "{ m = ReduceMin<keepdims = 0>(a, axis) y = Sub(m, k) }"
             ),
-            "Subtract in int32 rightly from -16777216 to 16777216 only",
+            "Subtract in int32 exactly only from -16777216 to 16777216",
         ),
-        ("(int8[n] a) => (int8[n] y) { y = Neg(a) }", "Negative in int8 rightly from -128 to 127 only"),
+        ("(int8[n] a) => (int8[n] y) { y = Neg(a) }", "Negative in int8 exactly only from -128 to 127"),
         (
             "(uint32[n] a) => (uint32[n] y) <uint32 k = {3000000000}> { y = Max(a, k) }",
-            "Maximum in uint32 rightly from 0 to 2147483647 only",
+            "Maximum in uint32 exactly only from 0 to 2147483647",
         ),
         (
             "(int64[n] a) => (bool[n] y) <int64 k = {1099511627776}> { y = Equal(a, k) }",
-            "Equal in int64 rightly from -16777216 to 16777216 only",
+            "Equal in int64 exactly only from -16777216 to 16777216",
         ),
         (
             "(float[n] a) => (int64[n] y) { e = Exp(a) s = Mul(e, a) t = Cos(s) u = Div(s, t) y = Cast<to = 7>(u) }",
-            "Convert in int64 rightly from -2147483648 to 2147483647 only",
+            "Convert in int64 exactly only from -2147483648 to 2147483647",
         ),
     ],
 )

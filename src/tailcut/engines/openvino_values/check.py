@@ -21,7 +21,7 @@ from tailcut.errors import EngineError, InvalidInputError, UnsupportedError
 from tailcut.spec import ModelSpec
 
 Shapes = tuple[tuple[int, ...], ...]
-_MOST_SHAPES = 4096  # remembered; when there are more, all are forgotten and inferred again
+_MOST_SHAPES = 4096  # remembered; beyond that, all are dropped and inferred again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class _Limit:
 
 
 class ValueCheck:
-    """What a graph demands of the values of its inputs; for any number of threads.
+    """Checks what a graph demands of the values of its inputs; threads can share it.
 
     Args:
         model: an `openvino.Model`, which stays as it is.
         spec: its signature.
-        path: its file, for the message.
-        advice: what to do where it is refused.
-        by_place: inputs are found by index, not by name.
+        path: its file, for messages.
+        advice: what to do if the model is refused, for messages.
+        by_place: find inputs by index, not by name.
 
     Raises:
-        UnsupportedError: an operator is given values that cannot be checked.
+        UnsupportedError: an operator uses values of a request that cannot be checked.
     """
 
     def __init__(self, model: Any, spec: ModelSpec, path: Path, advice: str, *, by_place: bool = False) -> None:
@@ -74,7 +74,7 @@ class ValueCheck:
         self._lock = threading.Lock()
         self._limits: dict[Shapes, tuple[list[_Limit], Mapping[str, tuple[int, ...]]]] = {}
         if not self._sized_by:
-            del self._model, self._ports  # nothing is asked of them
+            del self._model, self._ports  # not needed any more
 
     @property
     def is_needed(self) -> bool:
@@ -83,7 +83,7 @@ class ValueCheck:
 
     @property
     def below(self) -> dict[str, int]:
-        """By input name, the exclusive upper bound of its indices, where the graph has one."""
+        """By input name, the exclusive upper bound of its indices, if the graph has one."""
         result: dict[str, int] = {}
         for demand in self._demands:
             value = demand.value
@@ -93,15 +93,15 @@ class ValueCheck:
         return result
 
     def check(self, arrays: Arrays, shapes: Shapes) -> None:
-        """Refuse values out of bounds; the message does not contain them, since they may be another request's.
+        """Refuse values out of bounds; the message does not contain them, since they may belong to another request.
 
         Args:
-            arrays: of a request.
-            shapes: of its inputs, in the order of the spec.
+            arrays: the request's arrays, by input name.
+            shapes: their shapes, in the order of the spec.
 
         Raises:
-            InvalidInputError: there are such.
-            EngineError: its sizes do not fit the graph.
+            InvalidInputError: a value is out of bounds.
+            EngineError: the sizes do not fit the graph.
         """
         if not self.is_needed:
             return
@@ -112,7 +112,7 @@ class ValueCheck:
             index = limit.demand.value.source
             if index is not None:
                 least, most = spans.get(index) or span_of_input(inputs, index, spans)
-                if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # floats are truncated
+                if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # a float is truncated
                     continue
             self._look_closely(limit, inputs, sizes)
         self._widths.check(inputs, shapes, sizes, spans)
@@ -124,7 +124,7 @@ class ValueCheck:
             try:
                 values = host.compute(inputs, sizes)
             except (ValueError, IndexError, MemoryError):
-                if demand.inner:  # a branch that is not taken
+                if demand.inner:  # perhaps in a branch that is not taken
                     return
                 raise EngineError(f"the sizes of {self._givers(demand)} do not fit {demand.kind}") from None
             if _is_within(values, limit):
@@ -137,14 +137,14 @@ class ValueCheck:
         raise InvalidInputError(f"{self._givers(demand)}: {text}")
 
     def _givers(self, demand: Demand) -> str:
-        """The inputs that a value comes from, in words."""
+        """The inputs that a demand's values come from, in words."""
         host = demand.value.host
         return givers(self._names, sorted(host.places) if host is not None else [demand.value.source or 0])
 
     def _learn(
         self, inputs: Sequence[np.ndarray], shapes: Shapes
     ) -> tuple[list[_Limit], Mapping[str, tuple[int, ...]]]:
-        """The bounds for new sizes, as OpenVINO's inference of sizes has them."""
+        """The limits for new sizes, and the sizes of tensors by OpenVINO's shape inference."""
         sizes = self._infer(shapes) if self._sized_by else {}
         limits = []
         for demand in self._demands:
@@ -182,7 +182,7 @@ def _is_within(values: np.ndarray, limit: _Limit) -> bool:
 
 
 def _always_holds(limit: _Limit, inputs: Sequence[np.ndarray]) -> bool:
-    """Whether no value of the input's type is out of bounds."""
+    """Whether no value of the input's dtype can be out of bounds."""
     index = limit.demand.value.source
     if index is None or inputs[index].dtype.kind not in "iub":
         return False

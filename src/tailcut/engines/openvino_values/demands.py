@@ -1,4 +1,4 @@
-"""What the operators of OpenVINO demand of indices, counts and sizes, which it does not check itself."""
+"""What OpenVINO's operators demand of indices, counts and sizes without checking it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tailcut.engines.openvino_values.flow import Known, Operator
 from tailcut.engines.openvino_values.host import Sizes, name_of
 
 _REDUCED = ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "LogicalAnd", "LogicalOr")
-# By type, the operands that say which elements go where: what does not fit is answered with memory of other requests.
+# By type, the operands that say which elements go where. If they do not fit, the result is memory of other requests.
 _TARGETS: Mapping[str, Mapping[int, str]] = {
     "BatchToSpace": {1: "block", 2: "crops", 3: "crops"},
     "ConvolutionBackpropData": {2: "output shape"},
@@ -35,7 +35,7 @@ _TARGETS: Mapping[str, Mapping[int, str]] = {
     "VariadicSplit": {1: "axis", 2: "lengths"},
     **{f"Reduce{name}": {1: "axes"} for name in _REDUCED},
 }
-# By type: the operand, the axis of the first operand that bounds it, and what it is.
+# By type: the operand, the axis of the first operand whose size bounds it, and what it holds.
 _ROWS: Mapping[str, tuple[int, int, str]] = {
     "EmbeddingBagOffsets": (1, 0, "indices"),
     "EmbeddingBagOffsetsSum": (1, 0, "indices"),
@@ -47,16 +47,16 @@ _ROWS: Mapping[str, tuple[int, int, str]] = {
     "RNNSequence": (2, 1, "lengths"),
     "ROIAlign": (2, 0, "indices"),
 }
-_COUNTS = {"lengths", "count"}  # go up to a size, and not below it
-# By type: the operand, and the one that holds the axis; None where it is an attribute.
+_COUNTS = {"lengths", "count"}  # may equal a size; indices are below it
+# By type: the operand, and the one that holds the axis (None: an attribute holds it).
 _ALONG: Mapping[str, tuple[int, int | None]] = {
     "Gather": (1, 2),
     "GatherElements": (1, None),
     "ScatterElementsUpdate": (1, 3),
     "ScatterUpdate": (1, 3),
 }
-_FROM_ZERO = {"opset1", "opset7"}  # of Gather: later ones count from the end as well
-# By type: the operand, what it is, and the least that it may be.
+_FROM_ZERO = {"opset1", "opset7"}  # of Gather: in later ones, negative indices count from the end
+# By type: the operand, what it holds, and its smallest value.
 _NUMBERS: Mapping[str, tuple[int, str, int]] = {
     "Broadcast": (1, "shape", 0),
     "NonMaxSuppression": (2, "count", 0),
@@ -70,17 +70,17 @@ class Demand:
     """What an operator demands of an operand.
 
     Args:
-        kind: of the operator.
-        part: what the operand is to it.
+        kind: the operator's type.
+        part: the role of the operand, such as "indices".
         value: the operand.
-        table: the tensor whose sizes bound it, where they are free.
-        axes: of the table; where there are several, the operand's last axis has a number for each.
-        dims: the sizes of these axes, where the graph has them for all requests.
-        sized: the sizes of the table follow from values.
-        least: the smallest value; None where it counts from the end.
-        beyond: how far the largest is behind the last element.
-        most: the largest value without a table; None where there is none.
-        inner: the operator stands inside a loop or a branch.
+        table: the tensor whose sizes bound the operand, if they are free.
+        axes: the table's axes; if there are several, the operand's last axis has an index for each.
+        dims: the sizes of these axes, if they are the same for all requests.
+        sized: the sizes of the table depend on values.
+        least: the smallest value allowed; None if negative values count from the end.
+        beyond: how far the largest value allowed is after the last element.
+        most: the largest value allowed if there is no table; None: unbounded.
+        inner: the operator is inside a loop or a branch.
     """
 
     kind: str
@@ -97,7 +97,7 @@ class Demand:
 
     @property
     def is_met(self) -> bool:
-        """Whether no request can break it: no values decide it, or the graph keeps them in bounds."""
+        """Whether no request can violate it: no values decide the operand, or the graph keeps them in bounds."""
         value = self.value
         has_most = bool(self.axes) or self.most is not None
         kept = value.low and (value.high or not has_most)
@@ -105,18 +105,18 @@ class Demand:
 
     @property
     def can_check(self) -> bool:
-        """Whether the host can see that a request meets it."""
+        """Whether the host can check it for a request."""
         has_bounds = self.dims is not None or not self.sized
         return has_bounds and (self.value.host is not None or self.value.source is not None)
 
     @property
     def sized_by(self) -> dict[str, Any]:
-        """The tensors whose sizes have to be known for a request, by their names."""
+        """The tensors whose sizes have to be known for a request, by name."""
         result = {} if self.table is None else {name_of(self.table): self.table}
         return result | (self.value.host.sized_by if self.value.host is not None else {})
 
     def limits(self, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-        """The smallest and the largest value, of each number of the last axis where there are several."""
+        """The smallest and the largest value allowed, inclusive; one for each of `axes` if there are several."""
         if not self.axes:
             most = np.inf if self.most is None else self.most
             return np.array(self.least), np.array(most)
@@ -126,14 +126,14 @@ class Demand:
 
 
 def demands(operator: Operator) -> Iterator[Demand]:
-    """Yield those of an operator that its graph does not meet already."""
+    """Yield an operator's demands, except those that the graph itself meets."""
     for demand in _all(operator):
         if not demand.is_met:
             yield demand
 
 
 def unfit(operator: Operator) -> str:
-    """The part of an operator that a request's values decide, and that no host can check; empty without one."""
+    """The role of an operand that depends on a request's values and cannot be checked; "" without one."""
     for index, part in _TARGETS.get(operator.kind, {}).items():
         if index < len(operator.operands) and operator.operands[index].varies:
             return part
@@ -180,14 +180,14 @@ def _index(  # noqa: PLR0913  a demand's own fields
     beyond: bool = False,
     part: str = "indices",
 ) -> Demand:
-    """An operand that is bounded by the sizes of the first one; `axes` are empty where they are not known."""
+    """The demand on an operand that the first operand's sizes bound; `axes` is empty if they are unknown."""
     table, first = operator.node.input_value(0), operator.operands[0]
     dims = _fixed(table, axes)
     return Demand(
         operator.kind,
         part,
         operator.operands[index],
-        table if dims is None else None,  # its weights would be kept with it
+        table if dims is None else None,  # a reference would keep its weights in memory
         axes,
         dims,
         sized=first.sized or not axes,
@@ -198,7 +198,7 @@ def _index(  # noqa: PLR0913  a demand's own fields
 
 
 def _constant(node: Any, index: int) -> tuple[int, ...]:
-    """The axis that an operator takes as an operand; none where it is not constant."""
+    """The axis that an operator takes as an operand; empty if it is not constant."""
     chosen = node.input_value(index).get_node()
     return (int(chosen.data.reshape(-1)[0]),) if chosen.get_type_name() == "Constant" else ()
 
@@ -211,6 +211,6 @@ def _fixed(table: Any, axes: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _is_single(port: Any) -> bool:
-    """Whether a tensor has one element, which any shape repeats."""
+    """Whether a tensor has one element, which can be broadcast to any shape."""
     shape = port.get_partial_shape()
     return shape.is_static and all(dim.get_length() == 1 for dim in shape)

@@ -1,7 +1,7 @@
 """What is known of each tensor in an OpenVINO graph: whether a request's values determine it, and its bounds.
 
-A size is not a value: what follows from `ShapeOf` alone is the same for all requests of the same sizes, which are
-compared with another engine when they are new (`shape_check.py`).
+Sizes do not count as values: what follows from `ShapeOf` alone is the same for all requests of the same sizes, and new
+sizes are compared with another engine (`shape_check.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from openvino import opset13 as ops
 from tailcut.engines.openvino_values.host import Host, can_compute, is_integral, name_of
 from tailcut.engines.openvino_values.spans import NOTHING, PLACES, Span, hull, span_of
 
-_LARGE = 2**31 - 1  # a bound from here on is no bound
+_LARGE = 2**31 - 1  # a larger bound counts as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +22,15 @@ class Known:
     """What is known of a tensor.
 
     Args:
-        varies: a request's values decide its own.
-        low: its values have a lower bound, whatever the request's are.
-        high: they have an upper one.
-        host: how to compute it on the host, where that is possible.
-        source: the input whose elements it has, or some of them.
-        whole: it has all of them.
-        sized: its size follows from values.
-        span: how to compute the interval that its values are in.
-        rounded: OpenVINO may compute what follows in float32, together with an operator that it computes so.
+        varies: its values depend on a request's values.
+        low: the graph bounds its values from below, whatever the request.
+        high: the graph bounds its values from above.
+        host: how to compute it on the host; None if that is not possible.
+        source: the index of the input whose elements, or some of them, it consists of; None without one.
+        whole: it has all elements of that input.
+        sized: its size depends on values.
+        span: how to compute an interval that contains its values.
+        rounded: OpenVINO may fuse the operators that read it with one that it computes in float32.
     """
 
     varies: bool = False
@@ -46,9 +46,9 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator, with what is known of its operands and results; `inner` where it stands inside a loop or a branch.
+    """An operator with what is known of its operands and results; `inner`: it is inside a loop or a branch.
 
-    Of the results of loops and branches, nothing is known yet.
+    The results of loops and branches are not known yet.
     """
 
     node: Any
@@ -63,10 +63,10 @@ class Operator:
 
 
 _UNKNOWN = Known(varies=True, low=False, high=False, span=NOTHING)
-_KEPT = {"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Convert", "Broadcast", "Tile"}  # all elements, and no others
+_KEPT = {"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Convert", "Broadcast", "Tile"}  # they keep all elements
 _PICKED = {"Gather", "GatherElements", "GatherND", "Slice", "StridedSlice", "Split", "VariadicSplit", "Reverse"}
 _FIRST = {"ReverseSequence", "Floor", "Ceiling", "Round", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "CumSum"}
-_JOINED = {  # by type, the operands whose bounds the result has together
+_JOINED = {  # by type, the operands between whose bounds the result lies
     "Add": (0, 1), "Multiply": (0, 1), "Concat": None, "Select": (1, 2), "Range": (0, 1, 2), "Pad": (0, 3),
     "OneHot": (2, 3), "ScatterUpdate": (0, 2), "ScatterElementsUpdate": (0, 2), "ScatterNDUpdate": (0, 2),
     "Divide": (0, 1),
@@ -77,7 +77,7 @@ _BOUNDED = {
     "Sign", "Erf", "NonZero", "NonMaxSuppression", "NMSRotated", "MulticlassNms", "MatrixNms", "Bucketize",
     "SearchSorted", "ReduceLogicalAnd", "ReduceLogicalOr", "Multinomial",
 }  # fmt: skip
-_SIZED_BY = {  # by type, the operands whose values decide the size of the result
+_SIZED_BY = {  # by type, the operands whose values decide the result's size
     "Broadcast": (1,), "Interpolate": (1, 2), "OneHot": (1,), "Pad": (1, 2), "Range": (0, 1, 2), "Reshape": (1,),
     "Slice": (1, 2, 3, 4), "StridedSlice": (1, 2, 3), "Tile": (1,), "TopK": (1,), "VariadicSplit": (2,),
     "NonZero": (0,), "NonMaxSuppression": (0, 1, 2, 3, 4), "NMSRotated": (0, 1), "MulticlassNms": (0, 1),
@@ -85,11 +85,11 @@ _SIZED_BY = {  # by type, the operands whose values decide the size of the resul
 }  # fmt: skip
 
 COMPARED = {"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"}
-ROUNDED = COMPARED | {  # what OpenVINO computes in float32, of whole numbers too
+ROUNDED = COMPARED | {  # what OpenVINO computes in float32 even for integers
     "Clamp", "Divide", "FloorMod", "Interpolate", "Mod", "Power", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "Select", "SquaredDifference",
 }  # fmt: skip
-_TOGETHER = {  # what it may compute together with these
+_TOGETHER = {  # what it may fuse with these
     "Abs", "Add", "Broadcast", "Convert", "Identity", "LogicalAnd", "LogicalNot", "LogicalOr", "LogicalXor", "Maximum",
     "Minimum", "Multiply", "Negative", "Reshape", "Sign", "Squeeze", "Subtract", "Transpose", "Unsqueeze",
 }  # fmt: skip
@@ -100,7 +100,7 @@ def operators(model: Any, inputs: Mapping[str, int]) -> Iterator[Operator]:
 
     Args:
         model: the graph.
-        inputs: the place of each Parameter, by the name of its tensor.
+        inputs: the index of each Parameter, by the name of its tensor.
     """
     known: dict[str, Known] = {}
     for node in model.get_ordered_ops():
@@ -116,7 +116,7 @@ def operators(model: Any, inputs: Mapping[str, int]) -> Iterator[Operator]:
 
 
 def _follow(node: Any, known: dict[str, Known], *, inner: bool) -> Iterator[Operator]:
-    """Yield an operator and those inside it, and note what is known of its results."""
+    """Yield an operator and those inside it, and record in `known` what is known of its results."""
     operands = tuple(known.get(name_of(port), _UNKNOWN) for port in node.input_values())
     operator = Operator(node, operands, inner)
     if operator.kind in {"If", "Loop", "TensorIterator"}:
@@ -130,7 +130,7 @@ def _follow(node: Any, known: dict[str, Known], *, inner: bool) -> Iterator[Oper
 
 
 def _inside(operator: Operator) -> Any:
-    """Yield the operators of a loop or of the branches; return what is known of the results."""
+    """Yield the operators inside a loop or branches; return what is known of their results."""
     node = operator.node
     if operator.kind == "If":
         bodies = [
@@ -142,7 +142,7 @@ def _inside(operator: Operator) -> Any:
     result: dict[int, list[Known]] = {}
     for body, given, returned in bodies:
         known: dict[str, Known] = {}
-        for parameter in body.get_parameters():  # what a loop carries, or counts
+        for parameter in body.get_parameters():  # values that a loop carries or counts
             known[name_of(parameter.output(0))] = Known(varies=True)
         for description in given:
             parameter = body.get_parameters()[description.body_parameter_index]
@@ -172,7 +172,7 @@ def _handed_in(description: Any, outer: Known) -> Known:
         return outer
     if kind.startswith("Slice"):
         return replace(outer, host=None, whole=False)
-    return Known(varies=True)  # changes from one round to the next
+    return Known(varies=True)  # changes from one iteration to the next
 
 
 def _result(operator: Operator, port: Any) -> Known:
@@ -210,12 +210,12 @@ def _result(operator: Operator, port: Any) -> Known:
 
 
 def _sizes(operator: Operator) -> Host | None:
-    """How the host computes the sizes of a tensor, where values do not decide them."""
+    """How the host computes the sizes of a tensor; None if they depend on values."""
     node, measured = operator.node, operator.operands[0].host
     if measured is not None and measured.source >= 0:
         return Host(node, 0, (measured,))
     shape = node.input_value(0).get_partial_shape()
-    if shape.is_static:  # a constant in its place does not keep the weights
+    if shape.is_static:  # a constant instead, which keeps no weights in memory
         return Host(ops.constant(np.array(list(shape.to_shape()), np.int64)), 0)
     return None if operator.operands[0].sized else Host(node, 0)
 

@@ -1,6 +1,6 @@
-"""Computes values that follow from a request's integers, such as indices, with numpy, before OpenVINO reads them.
+"""Computes values that follow from a request's integers, such as indices, with numpy, before OpenVINO uses them.
 
-Nothing here computes with floats, because each engine rounds them differently.
+Nothing here does arithmetic on floats, because engines round differently.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 _LEAST, _MOST = -(2**31), 2**31 - 1  # OpenVINO computes with 32 bits
-Sizes = Mapping[str, tuple[int, ...]]  # by the name of a tensor
+Sizes = Mapping[str, tuple[int, ...]]  # by tensor name
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Host:
     """A tensor that can be computed on the host.
 
     Args:
-        node: the operator; a Parameter where it is an input.
-        index: of its output.
-        operands: of the operator.
-        source: of the input.
+        node: the operator that computes it; a Parameter if it is an input.
+        index: the index of the operator's output.
+        operands: the operator's operands.
+        source: the index of the input, if it is one.
     """
 
     node: Any
@@ -32,14 +32,14 @@ class Host:
 
     @cached_property
     def places(self) -> frozenset[int]:
-        """The inputs whose values it needs."""
+        """The indices of the inputs whose values it needs."""
         if self.source >= 0:
             return frozenset([self.source])
         return frozenset[int]().union(*(operand.places for operand in self.operands if not self._is_shape))
 
     @cached_property
     def sized_by(self) -> dict[str, Any]:
-        """The tensors whose sizes it needs, by their names."""
+        """The tensors whose sizes it needs, by name."""
         result: dict[str, Any] = {}
         if self._is_shape and not self.operands:
             result[name_of(self.node.input_value(0))] = self.node.input_value(0)
@@ -51,19 +51,19 @@ class Host:
         """Its values for a request.
 
         Raises:
-            ValueError: the request's sizes do not fit the operators; so does an IndexError.
+            ValueError, IndexError: the request's sizes do not fit the operators.
         """
         with np.errstate(all="ignore"):
             return self._compute(inputs, sizes, {})
 
     @cached_property
     def is_sized(self) -> bool:
-        """Whether it needs sizes of a request."""
+        """Whether it depends on a request's sizes."""
         return self._is_shape or any(operand.is_sized for operand in self.operands)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        """Those of the operator."""
+        """The operator's attributes."""
         attributes: dict[str, Any] = self.node.get_attributes()
         return attributes
 
@@ -81,12 +81,12 @@ class Host:
 
     @cached_property
     def dtype(self) -> Any:
-        """Of its values."""
+        """The dtype of its values."""
         return self.node.output(self.index).get_element_type().to_dtype()
 
     @cached_property
     def _measured(self) -> str:
-        """The name of the tensor whose sizes it is."""
+        """The name of the tensor whose sizes it holds."""
         return name_of(self.node.input_value(0))
 
     def _compute(self, inputs: Sequence[np.ndarray], sizes: Sizes, known: dict[int, np.ndarray]) -> np.ndarray:
@@ -108,7 +108,7 @@ class Host:
 
 
 def name_of(port: Any) -> str:
-    """The name of a tensor: no two of a process have the same."""
+    """The name of a tensor, which is unique in the process."""
     return f"{port.get_node().get_name()}:{port.get_index()}"
 
 
@@ -119,7 +119,7 @@ def is_integral(port: Any) -> bool:
 
 
 def can_compute(node: Any) -> bool:
-    """Whether the host has an operator, computed in whole numbers."""
+    """Whether the host can compute an operator, on integers."""
     kind = node.get_type_name()
     if kind in {"Constant", "ShapeOf"}:
         return True
@@ -160,7 +160,7 @@ def _slice(_: Host, array: np.ndarray, *parts: np.ndarray) -> np.ndarray:
     axes = _axes(parts[3]) if len(parts) > 3 else range(len(starts))
     chosen = [slice(None)] * array.ndim
     for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
-        before = int(step) < 0 and int(stop) < -array.shape[axis]  # an end before the first element
+        before = int(step) < 0 and int(stop) < -array.shape[axis]  # the end is before the first element
         chosen[axis] = slice(int(start), None if before else int(stop), int(step))
     picked: np.ndarray = array[tuple(chosen)]
     return picked
@@ -215,7 +215,7 @@ def _cumsum(host: Host, array: np.ndarray, axis: np.ndarray) -> np.ndarray:
 
 
 def _divide(_: Host, numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
-    quotient: np.ndarray = np.abs(numbers) // np.abs(by) * np.sign(numbers) * np.sign(by)  # to zero, as OpenVINO's
+    quotient: np.ndarray = np.abs(numbers) // np.abs(by) * np.sign(numbers) * np.sign(by)  # to zero, as OpenVINO
     return quotient
 
 
@@ -226,7 +226,7 @@ def _clamp(host: Host, array: np.ndarray) -> np.ndarray:
 
 
 def _convert(host: Host, array: np.ndarray) -> np.ndarray:
-    """As a cast that saturates: engines differ in what they make of a number that the type does not have."""
+    """Cast with saturation: engines differ in what they do with numbers outside of the type's range."""
     kind = host.dtype
     if np.issubdtype(kind, np.integer):
         span = np.iinfo(kind)
@@ -239,7 +239,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda _host, *operands: function(*operands)
 
 
-_KEEPING: Mapping[str, Callable[..., Any]] = {  # elements stay what they are, floats too
+_KEEPING: Mapping[str, Callable[..., Any]] = {  # elements are only moved, so floats are allowed
     "Broadcast": _broadcast,
     "Concat": lambda host, *parts: np.concatenate(parts, host.attributes["axis"]),
     "Convert": _convert,

@@ -1,7 +1,7 @@
-"""The least and the largest value that a tensor may have, from those of the inputs: arithmetic with intervals.
+"""Interval arithmetic: the smallest and the largest value that a tensor may have, from those of the inputs.
 
-What is not known of a float is any number. What is not known of a whole number is a size or a place: operators without
-a rule here return places, and sizes that are new are compared with another engine (`shape_check.py`).
+A float about which nothing is known may be any number. An integer about which nothing is known is a size or an index:
+operators without a rule here return indices, and new sizes are compared with another engine (`shape_check.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 ANY: Interval = (-np.inf, np.inf)
 _PLACES: Interval = (0, 2.0**16)
 _TRUTH: Interval = (0, 1)
-_COUNT = 2.0**16  # of elements that are added where no size says how many
+_COUNT = 2.0**16  # assumed number of elements of a sum if no size is known
 _INT32: Interval = (-(2.0**31), 2.0**31 - 1)
 
 
@@ -26,10 +26,10 @@ class Box:
     """What is known of a request.
 
     Args:
-        spans: of the values of its inputs, by their places.
-        inputs: their arrays; empty where sizes are not known either.
-        sizes: of tensors, by their names.
-        free: of numbers that sizes decide, where these are not known.
+        spans: the intervals of its inputs' values, by input index.
+        inputs: their arrays; empty if sizes are not known either.
+        sizes: the sizes of tensors, by name.
+        free: the interval of values that depend on sizes, if those are not known.
     """
 
     spans: Mapping[int, Interval]
@@ -46,13 +46,13 @@ class Span:
     """How to compute the interval of a tensor.
 
     Args:
-        rule: given those of the operands, and how many elements are added where there is a `table`.
-        operands: those that it needs.
-        source: of the input, where it is one.
-        host: what only sizes decide.
-        table: the tensor of which elements are added.
-        axes: along which; None for all.
-        data: of a constant.
+        rule: computes it from the operands' intervals, and from the number of summed elements if there is a `table`.
+        operands: the spans of the operands that the rule needs.
+        source: the index of the input, if it is one.
+        host: how to compute it on the host, if it depends on sizes only.
+        table: the tensor whose elements are summed.
+        axes: the axes along which they are summed; None for all.
+        data: the values of a constant.
     """
 
     rule: Rule | None = None
@@ -78,11 +78,11 @@ class Span:
         return list(result.values())
 
     def places(self) -> set[int]:
-        """The inputs whose values it needs."""
+        """The indices of the inputs whose values it needs."""
         return {span.source for span in self.parts if span.source >= 0}
 
     def sized_by(self) -> dict[str, Any]:
-        """The tensors whose sizes it needs, by their names."""
+        """The tensors whose sizes it needs, by name."""
         result: dict[str, Any] = {}
         for span in self.parts:
             result |= {} if span.table is None else {name_of(span.table): span.table}
@@ -90,7 +90,7 @@ class Span:
         return result
 
     def within(self, box: Box, known: dict[int, Interval]) -> Interval:
-        """Its interval for such a request; `known` are those of the others."""
+        """Its interval for a request; `known` caches intervals by the id of their span."""
         if id(self) not in known:
             for span in self.parts:
                 if id(span) not in known:
@@ -136,7 +136,7 @@ PLACES = Span(lambda: _PLACES)
 
 
 def span_of_array(array: np.ndarray) -> Interval:
-    """That of numbers that are known; of none, zero."""
+    """The interval of known numbers; (0, 0) for an empty array."""
     if not array.size:
         return 0, 0
     if array.dtype.kind not in "iufb":
@@ -145,7 +145,7 @@ def span_of_array(array: np.ndarray) -> Interval:
 
 
 def span_of(node: Any, port: Any, operands: Sequence[Span]) -> Span:
-    """How to compute the interval of what an operator returns."""
+    """How to compute the interval of an operator's result."""
     kind, whole = node.get_type_name(), port.get_element_type().is_integral()
     if port.get_element_type().get_type_name() == "boolean":
         return Span(lambda: _TRUTH)
@@ -184,7 +184,7 @@ def _multiply_matrices(node: Any, operands: Sequence[Span]) -> Span:
 
 
 def _computed(host: Host, box: Box) -> Interval:
-    """Of what sizes decide."""
+    """The interval of values that depend on sizes only."""
     if not box.inputs and host.is_sized:
         return box.free
     try:
@@ -194,7 +194,7 @@ def _computed(host: Host, box: Box) -> Interval:
 
 
 def _whole(rule: Rule, port: Any) -> Rule:
-    """Numbers of 32 bits wrap as those of onnxruntime do."""
+    """A rule for integers: 32-bit results wrap, as onnxruntime's do."""
     if port.get_element_type().get_type_name() != "i32":
         return rule
 
@@ -215,7 +215,7 @@ def _convert(node: Any, operands: Sequence[Span]) -> Span:
 
 
 def _axes_of(node: Any) -> tuple[int, ...] | None:
-    """Along which an operator adds; None for all."""
+    """The axes along which an operator sums; None for all."""
     if len(node.input_values()) < 2:
         return None
     axes = node.input_value(1).get_node()
@@ -233,7 +233,7 @@ def _clip(a: Interval, bounds: Interval) -> Interval:
 
 
 def hull(*spans: Interval) -> Interval:
-    """The smallest interval that contains them all."""
+    """The smallest interval that contains all the given ones."""
     return min(span[0] for span in spans), max(span[1] for span in spans)
 
 
@@ -323,13 +323,13 @@ _SPECIAL: Mapping[str, Callable[[Any, Sequence[Span]], Span]] = {
     "Convert": _convert,
     "MatMul": _multiply_matrices,
 }
-_OF_FLOATS = {"Clamp", "Convert", *_SUMS}  # the others of floats are any number
+_OF_FLOATS = {"Clamp", "Convert", *_SUMS}  # other operators may return any float
 _KEEPING = (
     "Broadcast Ceiling DepthToSpace Floor Gather GatherElements GatherND Identity MaxPool ReduceMax ReduceMean "
     "ReduceMin Reshape Reverse ReverseSequence Roll Round ShuffleChannels Slice SpaceToDepth Split Squeeze "
     "StridedSlice Tile TopK Transpose Unique Unsqueeze VariadicSplit"
 )
-# By type: the rule, and the operands that it is given; None for all.
+# By type: the rule, and the indices of its operands (None: all).
 _RULES: Mapping[str, tuple[Rule, tuple[int, ...] | None]] = {
     **dict.fromkeys(_KEEPING.split(), (_same, (0,))),
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "HSigmoid", "Softmax"), (lambda: _TRUTH, ())),

@@ -1,8 +1,8 @@
-"""Refuses requests with integers that OpenVINO would compute wrongly, and models that are wrong for all requests.
+"""Refuses integers with which OpenVINO would compute wrongly, and models that it computes wrongly for all requests.
 
-What an operator needs (`widths.py`) is checked with interval arithmetic, from the least and the largest number of each
-input. A request within the intervals of an accepted one is accepted, so most cost only two reductions for each input.
-If the intervals are too wide, the host computes the exact numbers.
+What an operator needs (`widths.py`) is checked with interval arithmetic, from the smallest and the largest value of
+each input. A request within the intervals of an accepted one is accepted, so most requests cost only two reductions per
+input. If the intervals are too wide, the host computes the exact values.
 """
 
 import threading
@@ -19,16 +19,16 @@ from tailcut.engines.openvino_values.widths import NAMES, WIDE, Width, unlike, w
 from tailcut.errors import InvalidInputError, UnsupportedError
 
 Shapes = tuple[tuple[int, ...], ...]
-_MOST_SHAPES = 4096  # remembered; when there are more, all are forgotten and inferred again
+_MOST_SHAPES = 4096  # remembered; beyond that, all are dropped and inferred again
 
 
 class WidthCheck:
-    """What the operators of a graph need of whole numbers; for any number of threads.
+    """Checks that OpenVINO computes a graph's integers exactly; threads can share it.
 
     Args:
-        needed: by the operators.
-        ports: of the graph's inputs, by their places.
-        names: of the inputs.
+        needed: what the operators need.
+        ports: the graph's inputs, by index.
+        names: the names of the inputs.
     """
 
     def __init__(self, needed: Sequence[Width], ports: Mapping[int, Any], names: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ class WidthCheck:
         read = {index: _type(port) for index, port in ports.items() if _is_read(port)}
         self._wide = {index: WIDE[dtype] for index, dtype in read.items() if dtype in WIDE}
         self._places = sorted({*self._wide, *(index for width in needed for index in width.places)})
-        self._right: dict[Shapes, dict[int, Interval]] = {}  # intervals in which all is right
+        self._right: dict[Shapes, dict[int, Interval]] = {}  # intervals in which all results are exact
         self._lock = threading.Lock()
 
     @property
@@ -47,20 +47,20 @@ class WidthCheck:
 
     @property
     def sized_by(self) -> dict[str, Any]:
-        """The tensors whose sizes have to be known for a request, by their names."""
+        """The tensors whose sizes have to be known for a request, by name."""
         return {name: port for width in self._widths for name, port in width.sized_by.items()}
 
     def check(self, inputs: Sequence[np.ndarray], shapes: Shapes, sizes: Sizes, spans: dict[int, Interval]) -> None:
         """Refuse a request that OpenVINO would compute with other numbers.
 
         Args:
-            inputs: its arrays.
-            shapes: of these.
-            sizes: of tensors, by their names.
-            spans: the least and the largest value of inputs, by their places, as far as they are known.
+            inputs: its arrays, in the order of the spec.
+            shapes: their shapes.
+            sizes: the sizes of tensors, by name.
+            spans: the smallest and the largest value of each input, by index; missing ones are computed and added.
 
         Raises:
-            InvalidInputError: there are such numbers.
+            InvalidInputError: a value is out of the range in which OpenVINO is exact.
         """
         for index in self._places:
             if index not in spans:
@@ -103,10 +103,10 @@ class WidthCheck:
 
 
 def checked_widths(operator: Operator, inputs: Mapping[int, Interval], path: Path, advice: str) -> list[Width]:
-    """What an operator needs of a request's numbers.
+    """What an operator needs of a request's values to be computed exactly.
 
     Raises:
-        UnsupportedError: it computes with numbers that OpenVINO does not have, whatever the request.
+        UnsupportedError: OpenVINO would compute it wrongly whatever the request.
     """
     fault = unlike(operator)
     if fault:
@@ -116,14 +116,14 @@ def checked_widths(operator: Operator, inputs: Mapping[int, Interval], path: Pat
         if not width.can_check:
             low, high = _span_in(width)
             raise UnsupportedError(
-                f"{path}: openvino computes {width.kind} in {NAMES[width.dtype]} rightly from {low:.0f} to "
-                f"{high:.0f} only, which nothing keeps in this model: {advice}"
+                f"{path}: openvino computes {width.kind} in {NAMES[width.dtype]} exactly only from {low:.0f} "
+                f"to {high:.0f}, and nothing in this model keeps values in that range: {advice}"
             )
     return needed
 
 
 def widest_of(port: Any) -> Interval:
-    """What an input may be, once its numbers are known to fit 32 bits."""
+    """The widest interval of an input whose values are known to fit into 32 bits."""
     kind = port.get_element_type()
     if _type(port) in WIDE:
         return WIDE[_type(port)]
@@ -136,7 +136,7 @@ def widest_of(port: Any) -> Interval:
 
 
 def span_of_input(inputs: Sequence[np.ndarray], index: int, spans: dict[int, Interval]) -> Interval:
-    """The least and the largest value of an input, which is noted; without elements, the other way round."""
+    """The smallest and the largest value of an input, recorded in `spans`; (inf, -inf) without elements."""
     array = inputs[index]
     if not array.size:
         result: Interval = (np.inf, -np.inf)
@@ -147,24 +147,24 @@ def span_of_input(inputs: Sequence[np.ndarray], index: int, spans: dict[int, Int
 
 
 def givers(names: Sequence[str], places: Sequence[int]) -> str:
-    """The inputs that a value comes from, in words."""
+    """The inputs with these indices, in words."""
     return ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(names[index]) for index in places)
 
 
 def _as_floats(least: float, most: float) -> Interval:
-    """What is as well compared as computed with: numpy's own integers would overflow."""
+    """An interval of Python floats, because numpy's integers would overflow."""
     if least > most:  # no elements
         return 0.0, 0.0
     return (float(least), float(most)) if least <= most else ANY
 
 
 def _span_in(width: Width) -> Interval:
-    """Between which an operator is exact, for a message."""
+    """The interval in which an operator is exact, for a message."""
     return width.ways[0][0].between
 
 
 def _is_read(port: Any) -> bool:
-    """Whether anything looks at the values of an input."""
+    """Whether any operator reads the values of an input."""
     return any(target.get_node().get_type_name() != "ShapeOf" for target in port.get_target_inputs())
 
 

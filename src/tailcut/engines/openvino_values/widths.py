@@ -1,9 +1,9 @@
-"""Numbers of types that OpenVINO does not compute in: those of 64 bits, of uint32, and the small ones that wrap.
+"""Where OpenVINO does not compute in a tensor's dtype: 64-bit numbers, uint32, and 8-bit integers that should wrap.
 
-OpenVINO 2026.4.1 on the CPU takes int64, uint32 and uint64 as int32, and float64 as float32. Sums, differences and
-products of whole numbers are exact in 32 bits; quotients, remainders, powers, comparisons, selections and reductions
-are computed in float32, which has all whole numbers to 2**24 only. Numbers of 8 bits saturate where they should wrap.
-None of it raises anything.
+OpenVINO 2026.4.1 on the CPU computes int64, uint32 and uint64 as int32, and float64 as float32. Sums, differences and
+products of integers are exact in 32 bits; quotients, remainders, powers, comparisons, selections and reductions are
+computed in float32, which represents all integers only up to 2**24. 8-bit integers saturate where they should wrap.
+None of this raises an error.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ from tailcut.engines.openvino_values.spans import Box, Interval, span_of_array
 INT32: Interval = (-(2**31), 2**31 - 1)
 UINT31: Interval = (0, 2**31 - 1)
 FLOAT24: Interval = (-(2**24), 2**24)
-_BELOW_24: Interval = (1 - 2**24, 2**24 - 1)  # comparing with these is exact, however large the other number
-_DIVIDED: Interval = (-(2**23), 2**23)  # the product of a rounded quotient has to be exact as well
+_BELOW_24: Interval = (1 - 2**24, 2**24 - 1)  # a comparison with these is exact, whatever the other number
+_DIVIDED: Interval = (-(2**23), 2**23)  # the rounded quotient times the divisor has to be exact, too
 _USUAL = (0, 1, 2**8, 2**16)
 WIDE = {"i64": INT32, "u32": UINT31, "u64": UINT31}  # computed as int32
 NAMES = {
@@ -34,7 +34,7 @@ _EXACT = {
     "Concat", "CumSum", "Maximum", "Minimum", "Multiply", "Negative", "OneHot", "Pad", "ScatterElementsUpdate",
     "ScatterNDUpdate", "ScatterUpdate", "Subtract",
 }  # fmt: skip
-_OPERANDS = {  # by type, the operands that are numbers of the result; all where it is not named
+_OPERANDS = {  # by type, the operands that are values of the result; all for other types
     "OneHot": (2, 3), "Pad": (0, 3), "ScatterElementsUpdate": (0, 2), "ScatterNDUpdate": (0, 2),
     "ScatterUpdate": (0, 2), "CumSum": (0,), "Select": (1, 2), "ReduceL1": (0,), "ReduceL2": (0,), "ReduceMax": (0,),
     "ReduceMean": (0,), "ReduceMin": (0,), "ReduceProd": (0,), "ReduceSum": (0,), "Interpolate": (0,),
@@ -49,7 +49,7 @@ _MOVED = {
 
 @dataclass(frozen=True, slots=True)
 class ExactRange:
-    """A tensor, and the numbers between which OpenVINO computes with it as it should."""
+    """A tensor, and the interval of its values in which OpenVINO computes exactly."""
 
     value: Known
     between: Interval
@@ -60,7 +60,7 @@ class ExactRange:
         return self.between[0] <= low and high <= self.between[1]
 
     def holds_for(self, inputs: Sequence[np.ndarray], sizes: Sizes) -> bool:
-        """Whether it holds for the very numbers of a request, where the host can compute them."""
+        """Whether it holds for a request's exact values; False if the host cannot compute them."""
         if self.value.host is None:
             return False
         try:
@@ -72,13 +72,13 @@ class ExactRange:
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """What an operator needs of its numbers to be exact: all bounds of one of the ways.
+    """What an operator needs to be computed exactly: all ranges of any one of its alternatives (`ways`).
 
     Args:
-        kind: of the operator.
-        dtype: that it should compute in.
-        ways: each enough alone.
-        always: the graph itself has to hold it, whatever a request's values are.
+        kind: the operator's type.
+        dtype: the type in which it should compute.
+        ways: the alternatives, each of which suffices.
+        always: the graph itself has to guarantee it, whatever a request's values are.
     """
 
     kind: str
@@ -88,22 +88,22 @@ class Width:
 
     @property
     def can_check(self) -> bool:
-        """Whether some request keeps it: one that has the same small number everywhere."""
+        """Whether any request meets it: one whose values are all the same small number."""
         boxes = (Box(dict.fromkeys(self.places, (number, number)), free=(0, 0)) for number in _USUAL)
         return not self.always and any(map(self.holds_in, boxes))
 
     def is_met(self, inputs: Mapping[int, Interval]) -> bool:
-        """Whether no request can break it whose inputs are within these."""
+        """Whether every request with inputs in these intervals meets it."""
         return self.holds_in(Box(inputs, free=INT32))
 
     @property
     def places(self) -> list[int]:
-        """The inputs whose values decide it."""
+        """The indices of the inputs whose values decide it."""
         return sorted(set[int]().union(*(bound.value.span.places() for way in self.ways for bound in way)))
 
     @property
     def sized_by(self) -> dict[str, Any]:
-        """The tensors whose sizes have to be known, by their names."""
+        """The tensors whose sizes have to be known, by name."""
         result: dict[str, Any] = {}
         for bound in (bound for way in self.ways for bound in way):
             result |= bound.value.span.sized_by()
@@ -116,22 +116,22 @@ class Width:
         return any(all(bound.holds_in(box, shared) for bound in way) for way in self.ways)
 
     def holds_for(self, inputs: Sequence[np.ndarray], sizes: Sizes) -> bool:
-        """Whether it holds for the very numbers of a request."""
+        """Whether it holds for a request's exact values."""
         return any(all(bound.holds_for(inputs, sizes) for bound in way) for way in self.ways)
 
 
 def unlike(operator: Operator) -> str:
-    """What OpenVINO does with an operator whatever its numbers are, and should not; empty without it."""
+    """What OpenVINO does wrongly in an operator whatever its values, as words; "" without a fault."""
     if _rounds_float64(operator):
-        return f"computes with 32 bits what is float64 in this model ({operator.kind})"
+        return f"computes in float32 what is float64 in this model ({operator.kind})"
     if operator.kind == "Divide" and any(known.varies for known in operator.operands):
         given = _type(operator.node.output(0))
-        return f"rounds quotients of {NAMES[given]}, which should be cut" if given in {"i8", "u8"} else ""
+        return f"rounds quotients of {NAMES[given]}, which should be truncated" if given in {"i8", "u8"} else ""
     return ""
 
 
 def _rounds_float64(operator: Operator) -> bool:
-    """Whether an operator computes with numbers of 64 bits, which OpenVINO has rounded to 32."""
+    """Whether an operator computes with float64 values, which OpenVINO has rounded to float32."""
     node, kind = operator.node, operator.kind
     given = [known for known, port in zip(operator.operands, node.input_values(), strict=True) if _type(port) == "f64"]
     wide = any(known.varies for known in given)
@@ -140,13 +140,13 @@ def _rounds_float64(operator: Operator) -> bool:
         return False
     if kind == "Convert":
         return _type(node.output(0)) not in _FLOATS if wide else False
-    if kind == "Result":  # an input as it is keeps its bits
+    if kind == "Result":  # an input that is returned unchanged keeps its bits
         return _is_given(node.input_value(0)) and not _is_given(node.input_value(0), {"Identity"})
     return not (kind == "Concat" and not any(map(_is_given, node.input_values())))
 
 
 def widths(operator: Operator, inputs: Mapping[int, Interval]) -> Iterator[Width]:
-    """Yield what an operator needs to be exact, unless the graph and what is known of the inputs keep it so."""
+    """Yield what an operator needs to be exact, unless the graph and the inputs' intervals guarantee it."""
     if operator.results and any(known.varies for known in operator.operands):
         for width in _all(operator):
             if not width.is_met(inputs):
@@ -171,7 +171,7 @@ def _all(operator: Operator) -> Iterator[Width]:
 
 
 def _arithmetic(operator: Operator, numbers: Sequence[Known]) -> Iterator[Width]:
-    """Of numbers of 32 or 64 bits."""
+    """Yield what arithmetic on 32-bit or 64-bit numbers needs."""
     kind, dtype, result = operator.kind, _type(operator.node.output(0)), operator.results[0]
     between = WIDE.get(dtype, INT32)
     if kind == "Clamp":
@@ -186,7 +186,7 @@ def _arithmetic(operator: Operator, numbers: Sequence[Known]) -> Iterator[Width]
     elif kind in _EXACT and (dtype in WIDE or result.rounded):
         if result.rounded:
             between = _meet(FLOAT24, between)
-        if kind in {"Maximum", "Minimum"}:  # a constant that is too large is the largest there is, and never chosen
+        if kind in {"Maximum", "Minimum"}:  # a constant that is too large saturates, and is never chosen
             numbers = [known for known in numbers if known.varies]
         yield Width(kind, dtype, (_bounds([*numbers, result], between),))
 
@@ -222,14 +222,14 @@ def _meet(first: Interval, second: Interval) -> Interval:
 
 
 def _is_given(port: Any, through: Collection[str] = _MOVED) -> bool:
-    """Whether a tensor has elements of an input, as they came `through` such operators."""
+    """Whether a tensor has unchanged elements of an input, which passed only `through` operators of these types."""
     while port.get_node().get_type_name() in through:
         port = port.get_node().input_value(0)
     return bool(port.get_node().get_type_name() == "Parameter")
 
 
 def _span_of(node: Any) -> Interval:
-    """That of the type of what an operator returns."""
+    """The range of the dtype of an operator's result."""
     span = np.iinfo(node.output(0).get_element_type().to_dtype())
     return float(span.min), float(span.max)
 

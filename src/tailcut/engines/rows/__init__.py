@@ -1,7 +1,7 @@
-"""Whether a model's rows are independent, read from its graph alone: a rule for each operator, no engine.
+"""Decides from a graph alone whether a model's rows are independent, with a rule for each operator and no engine.
 
-Each tensor is followed as an abstract value: which axis the rows lie on, how they are grouped with other axes there,
-and for small integer tensors the elements themselves as symbolic sizes.
+Each tensor becomes an abstract value: the axis of its rows, how the rows are grouped with other axes there, and for
+small integer tensors also the elements, as symbolic sizes.
 """
 
 from tailcut.engines.rows.analysis import analyse_rows

@@ -1,4 +1,4 @@
-"""The walk over a graph: from the inputs' rows, node by node, to the outputs'. No engine and no weights are needed."""
+"""Follows the rows through a graph, node by node, from the inputs to the outputs; needs no engine and no weights."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,8 +62,8 @@ _TABLES: Mapping[str, Table] = {
     "com.microsoft.nchwc": rules_nchwc.RULES,
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
-_OLDEST_OPSET = 7  # before, broadcasting and others followed other rules
-_OLDEST_SCAN = 9  # before, it had a batch axis of its own
+_OLDEST_OPSET = 7  # in older ones, broadcasting and some operators differ
+_OLDEST_SCAN = 9  # in older ones, Scan has a batch axis
 
 Tensor = Value | Spoiled
 
@@ -71,11 +71,11 @@ Tensor = Value | Spoiled
 def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
     """Whether each row of every output is a function of the same row of the inputs, and of nothing else.
 
-    The rows lie along the first axis of every input and output. The verdict is INDEPENDENT only where a rule for each
-    operator on the way proves it, whatever the other axes are; DEPENDENT names the operator that mixes rows, or the
-    input or output without a free first axis; UNKNOWN names the operator that cannot be followed. Weights are not read,
-    except small tensors of numbers in the file itself. The operators behave as in the ONNX operator specification
-    (https://onnx.ai/onnx/operators/) and in onnxruntime's ContribOperators.md.
+    The rows are on the first axis of every input and output. The verdict is INDEPENDENT only if rules for all operators
+    prove it, whatever the sizes of the other axes; DEPENDENT names the operator that mixes rows, or the input or output
+    without a free first axis; UNKNOWN names the operator that cannot be analysed. Weights are not read, except small
+    numeric tensors in the file itself. The rules follow the ONNX operator specification
+    (https://onnx.ai/onnx/operators/) and onnxruntime's ContribOperators.md.
     """
     signature = excluded(model.graph)
     if signature is not None:
@@ -102,7 +102,7 @@ def _verdict(outputs: Iterable[Tensor], count: int) -> RowEvidence:
 
 
 def _worst(spoiled: Iterable[Spoiled]) -> Spoiled | None:
-    """The first that certainly mixes rows, or the first at all."""
+    """The first tensor whose rows are certainly mixed; otherwise the first of all; None if there is none."""
     candidates = list(spoiled)
     return next(
         (candidate for candidate in candidates if candidate.verdict is Rows.DEPENDENT),
@@ -112,7 +112,7 @@ def _worst(spoiled: Iterable[Spoiled]) -> Spoiled | None:
 
 @dataclass(slots=True)
 class _Walk:
-    """The tensors known so far, how many operators have been followed, and what is unclear of those for no output."""
+    """The tensors known so far, the number of operators followed, and what is unclear in those that no output needs."""
 
     opsets: Mapping[str, int]
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class _Walk:
     unneeded: list[Spoiled] = field(default_factory=list)
 
     def through(self, graph: onnx.GraphProto) -> None:
-        """Follow all nodes: onnxruntime computes those that no output needs, too, and they may refuse several rows."""
+        """Follow all nodes: onnxruntime also computes those that no output needs, and these may refuse several rows."""
         for tensor in graph.initializer:
             self.tensors[tensor.name] = initializer(tensor)
         for sparse in graph.sparse_initializer:
@@ -157,7 +157,7 @@ class _Walk:
             return [_spoiled(node, Rows.DEPENDENT, reason.why, reason.where)] * everywhere
         except Exception as reason:  # noqa: BLE001  a malformed node may break a rule anywhere
             if not isinstance(reason, Foreign) and all(map(_row_free, result)):
-                return [Value(None)] * everywhere  # whatever it computes, it is the same for any rows
+                return [Value(None)] * everywhere  # its result does not depend on the rows
             why = reason.why if isinstance(reason, Unclear) else "cannot be followed"
             return [_spoiled(node, Rows.UNKNOWN, why)] * everywhere
 
@@ -201,7 +201,7 @@ class _Walk:
         raise Unclear("is an operator without a rule")
 
     def _branch(self, node: onnx.NodeProto) -> list[Tensor]:
-        """The branch of an If whose condition is the same for every request."""
+        """Follow the branch that an If takes, if its condition is the same for every request."""
         condition = self.tensors[node.input[0]]
         item = condition.items.flat[0] if isinstance(condition, Value) and condition.items is not None else None
         if item is None or item.number is None:
@@ -212,7 +212,7 @@ class _Walk:
         return [self.tensors[output.name] for output in graph.output]
 
     def _scan(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> list[Tensor]:
-        """A Scan over an axis beside the rows whose states keep their shape and rows, so that every turn is alike."""
+        """Follow a Scan along an axis other than the rows' whose states keep shape and rows, so that turns are alike."""
         body, scanned = attributes["body"], int(attributes["num_scan_inputs"])
         axes = list(attributes.get("scan_input_axes", [0] * scanned))
         axes += attributes.get("scan_output_axes", [0] * (len(node.output) - len(node.input) + scanned))
@@ -229,7 +229,7 @@ class _Walk:
         self.through(body)
         answers = [self.tensors[output.name] for output in body.output]
         spoiled = _worst(answer for answer in answers if isinstance(answer, Spoiled))
-        if spoiled is not None:  # the next turn begins with it
+        if spoiled is not None:  # the next iteration begins with it
             return [spoiled] * len(node.output)
         for state, answer in zip(turns[: len(states)], answers, strict=False):
             if not isinstance(answer, Value) or answer.counts or answer.impure:
@@ -240,14 +240,14 @@ class _Walk:
 
 
 def _stacked(tensor: Tensor, count: Size) -> Tensor:
-    """What a loop collects: a new first axis."""
+    """What a loop collects: the tensor with a new first axis."""
     if not isinstance(tensor, Value) or tensor.counts or tensor.impure:
         raise Foreign("is a loop that is not followed")
     return Value((count, *tensor.sizes), tensor.rows and tensor.rows.at(tensor.rows.axis + 1))
 
 
 def _as_today(kind: str, opset: int) -> bool:
-    """Whether an operator of ONNX already was in this opset what the rules know."""
+    """Whether an ONNX operator in this opset is already the one that the rules describe."""
     if opset >= _OLDEST_OPSET:
         return True
     try:
@@ -261,7 +261,7 @@ def _row_free(tensor: Tensor | None) -> bool:
 
 
 def _checked(value: Tensor) -> Tensor:
-    """A rule's result, unless its shape contains the number of rows anywhere but on the row axis."""
+    """A rule's result; raises Unclear if its shape depends on the number of rows anywhere but on the row axis."""
     if isinstance(value, Spoiled):
         return value
     if value.rows is None:
@@ -288,7 +288,7 @@ def _label(node: onnx.NodeProto) -> str:
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes as Python values; tensors as arrays, large or external ones as values of their shape."""
+    """Attributes as Python values; tensors as arrays, except large or external ones, whose shape alone is read."""
     attributes = {}
     for attribute in node.attribute:
         value = helper.get_attribute_value(attribute)

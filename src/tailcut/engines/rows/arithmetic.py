@@ -1,6 +1,6 @@
-"""Elementwise operators on known elements: what exports compute from shapes.
+"""Elementwise operators on known elements, as exported models compute them from shapes.
 
-Each function takes one size for each input and gives the result's, or None where it does not follow.
+Each function takes one size per input and returns the result's size, or None if it cannot be determined.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from tailcut.engines.rows.sizes import (
 )
 from tailcut.engines.rows.values import Sizes
 
-_ROUNDING = 1e-3  # a float this near to an integer may be rounded to either side of it
+_ROUNDING = 1e-3  # a float this close to an integer may be rounded to either side
 Arithmetic = Callable[[Sizes], Size | None]
 
 
@@ -84,7 +84,7 @@ def _modulo(items: Sizes) -> Size | None:
 
 
 def _compared(kind: str, holds: Callable[[int], bool]) -> Arithmetic:
-    """A comparison: known where the sign of the difference is the same for every request."""
+    """A comparison: its result is known if the sign of the difference is the same for every request."""
 
     def compare(items: Sizes) -> Size:
         which = sign(items[0] - items[1])

@@ -1,4 +1,4 @@
-"""Initialisers and Constant nodes as values: shapes always, elements of small ones that lie in the file itself."""
+"""Initialisers and Constant nodes as values: always the shape; the elements of small ones in the file itself."""
 
 from collections.abc import Mapping
 from math import isfinite, prod
@@ -14,7 +14,7 @@ _WIDE = 4  # bytes
 
 
 def initializer(tensor: TensorProto) -> Value:
-    """A weight; its data may be elsewhere (external) or large, and is not read then."""
+    """The value of a weight; external or large data is not read."""
     shape = tuple(number(size) for size in tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL or prod(tensor.dims) > ITEMS:
         return Value(shape)
@@ -22,7 +22,7 @@ def initializer(tensor: TensorProto) -> Value:
 
 
 def constant(elements: np.ndarray) -> Value:
-    """An array; numbers are followed one by one where they are few and finite."""
+    """The value of an array; its elements are known if they are few and finite."""
     narrow = elements.dtype.kind != "b" and elements.dtype.itemsize < _WIDE  # sums of these may overflow
     if elements.size > ITEMS or elements.dtype.kind not in "iufb" or narrow:
         return Value(tuple(number(size) for size in elements.shape))
@@ -37,7 +37,7 @@ def constant_node(attributes: Mapping[str, Any]) -> Value:
     """A Constant node in any of its forms.
 
     Raises:
-        Unclear: it has none of them.
+        Unclear: it has no known form.
     """
     for name, value in attributes.items():
         if name == "value":

@@ -1,11 +1,11 @@
-"""What the outputs of a graph need."""
+"""Finds the nodes that the outputs of a graph need, and removes the others."""
 
 import onnx
 from onnx import AttributeProto
 
 
 def captured(node: onnx.NodeProto) -> list[str]:
-    """Names that a node's subgraphs take from outside."""
+    """The names of tensors that a node's subgraphs read from the surrounding graph."""
     names: list[str] = []
     for attribute in node.attribute:
         for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
@@ -18,7 +18,7 @@ def captured(node: onnx.NodeProto) -> list[str]:
 
 
 def needed_names(graph: onnx.GraphProto) -> set[str]:
-    """Names of all tensors on the way to the outputs."""
+    """The names of all tensors that the outputs depend on."""
     makers = {name: node for node in graph.node for name in node.output if name}
     open_names, needed = [value.name for value in graph.output], set[str]()
     while open_names:
@@ -33,9 +33,9 @@ def needed_names(graph: onnx.GraphProto) -> set[str]:
 
 
 def remove_unneeded(graph: onnx.GraphProto) -> bool:
-    """Take out the operators that no output needs, in place: onnxruntime computes them. Whether there was any.
+    """Remove operators that no output needs, in place: onnxruntime would compute them. Returns whether there were any.
 
-    Constants, which cost nothing, are no reason to edit a graph.
+    Unneeded constants alone do not count, because they cost nothing.
     """
     needed = needed_names(graph)
     kept, others = list[onnx.NodeProto](), list[onnx.NodeProto]()

@@ -1,4 +1,4 @@
-"""One node of the graph as a rule sees it, and what a rule is."""
+"""A node of the graph as rules see it, and the definition of a rule."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ END = 10**9  # exports write this, 2**31 - 1 or 2**63 - 1 for "to the end"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A node: its operator, attributes, known inputs (None for an optional one that is left out), and opset version."""
+    """A node: its operator, attributes, inputs (None for an omitted optional one), and opset version."""
 
     kind: str
-    label: str  # the node's name, or its first output's where it has none
+    label: str  # the node's name, or that of its first output if it has none
     attributes: Mapping[str, Any]
     inputs: tuple[Value | None, ...]
     outputs: tuple[str, ...]
     opset: int
 
     def value(self, index: int) -> Value | None:
-        """An input, or None where it is left out."""
+        """An input, or None if it is omitted."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     def need(self, index: int) -> Value:
-        """An input that must be there.
+        """A required input.
 
         Raises:
-            Unclear: it is not.
+            Unclear: it is omitted.
         """
         value = self.value(index)
         if value is None:
@@ -38,7 +38,7 @@ class Operation:
 
     @property
     def given(self) -> tuple[Value, ...]:
-        """The inputs that are not left out."""
+        """The inputs that are not omitted."""
         return tuple(value for value in self.inputs if value is not None)
 
     def items(self, index: int, what: str) -> Sizes:
@@ -53,7 +53,7 @@ class Operation:
         return tuple(value.items.flat)
 
     def ints(self, name: str, index: int | None) -> tuple[int, ...] | None:
-        """Known integers from an attribute, or from the input at `index` in newer opsets; None where both are missing.
+        """Known integers from an attribute, or in newer opsets from the input at `index`; None if both are missing.
 
         Raises:
             Unclear: the input's elements are not known integers.
@@ -73,7 +73,7 @@ class Operation:
         return int(self.attributes.get(name, default))
 
     def flag(self, index: int) -> bool | None:
-        """Whether a scalar input is true; False where it is left out, None where it cannot be known."""
+        """Whether a scalar input is true; False if it is omitted, None if it is unknown."""
         value = self.value(index)
         if value is None:
             return False
@@ -81,11 +81,11 @@ class Operation:
         return None if known is None else bool(known != 0)
 
     def unknown(self, axis: int) -> Size:
-        """A size of the first output that the analysis does not compute; the same for any rows."""
+        """A symbol for a size of the first output that the analysis does not compute; it is the same for any rows."""
         return symbol("computed", self.outputs[0], axis)
 
     def derived(self, axis_size: Size, *parameters: Size) -> Size:
-        """A size that is this operator's function of another, equal wherever the parameters are."""
+        """A size that this operator computes from another one; equal if the parameters are equal."""
         return opaque(self.kind, axis_size, *parameters)
 
 
@@ -94,10 +94,10 @@ Answer = Value | Sequence[Value | Spoiled]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an operator does to rows: gives one value for each output (or one for all).
+    """What an operator does to rows: a function that returns one value for each output (or one for all).
 
-    `counts`: it accepts elements that contain the number of rows. `numbered`: it accepts rows' places in the batch.
-    `filled`: it accepts rows that are filled up to the longest.
+    `counts`: it accepts elements that depend on the number of rows. `numbered`: it accepts elements that depend on a
+    row's index in the batch. `filled`: it accepts rows that are padded to the length of the longest row.
     """
 
     apply: Callable[[Operation], Answer]
@@ -110,7 +110,7 @@ Table = Mapping[str, Rule]
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """A counted axis.
+    """An axis counted from the front; negative ones count from the end.
 
     Raises:
         Unclear: the tensor has no such axis.
@@ -121,7 +121,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def together(values: Sequence[Value], axis: int) -> RowAxis | None:
-    """The one row axis of several tensors of which all that have rows have them on `axis`; None where none has."""
+    """The common row axis of several tensors, which has to be `axis` for all that have rows; None if none has rows."""
     row_axes = {value.rows for value in values if value.rows is not None}
     if not row_axes:
         return None

@@ -1,4 +1,4 @@
-"""Products and look-ups with weights that are quantised in blocks, and mixtures of experts, of com.microsoft."""
+"""The domain com.microsoft: products and look-ups with block-quantised weights, and mixtures of experts."""
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.rules_layout import regroup
@@ -15,12 +15,12 @@ def _matmul_nbits(operation: Operation) -> Value:
 
 
 def _matmul_bnb4(operation: Operation) -> Value:
-    """The weight is `[N, K]`, and is turned unless the attribute says otherwise."""
+    """The weight is `[N, K]`, and is transposed unless the attribute says otherwise."""
     return _multiplied(operation, number(operation.integer("N" if operation.integer("transB", 1) else "K", 0)))
 
 
 def _multiplied(operation: Operation, width: Size) -> Value:
-    """A times a packed weight without rows, along A's last axis."""
+    """A product of A, along its last axis, with a packed weight that must not have rows."""
     parameters_without_rows(operation, 1)
     value = operation.need(0)
     if value.rows is not None and value.rows.axis == value.rank - 1:
@@ -41,7 +41,7 @@ def _gather(operation: Operation) -> Value:
 
 
 def _unpacked(operation: Operation, data: Value, scales: Value) -> Size:
-    """The last axis, along which a byte has one element or several, as the number of the blocks tells."""
+    """The size of the last axis, where a byte holds one element or several; the number of blocks tells how many."""
     block, last = operation.integer("block_size", 128), data.rank - 1
     if axis_of(operation.integer("quantize_axis", 1), data.rank) != last or block <= 0:
         raise Unclear("has a table whose width cannot be followed")

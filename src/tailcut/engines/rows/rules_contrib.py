@@ -1,4 +1,4 @@
-"""Operators of com.microsoft that ONNX has, too, or had no word for: converters and exporters write them."""
+"""Operators of com.microsoft that converters and exporters write; some now exist in ONNX, too."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tailcut.engines.rows.values import Mixes, Unclear, Value, broadcast
 
 
 def _distances(operation: Operation) -> Value:
-    """CDist: from each row of `[M, N]` to each of `[K, N]`, as `[M, K]`."""
+    """CDist: distances from each row of `[M, N]` to each row of `[K, N]`, as `[M, K]`."""
     a, b = operation.need(0), operation.need(1)
     if any(value.rows is not None and value.rows.axis != 0 for value in (a, b)):
         raise Mixes("sums over the rows")
@@ -22,7 +22,7 @@ def _distances(operation: Operation) -> Value:
 
 
 def _inverse(operation: Operation) -> Value:
-    """Of square matrices. The engine does not look whether they are, and computes beyond others."""
+    """The inverse of square matrices; for others, the engine accesses memory out of bounds without an error."""
     value = operation.need(0)
     if value.rows is not None and value.rows.axis >= value.rank - 2:
         raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
@@ -32,13 +32,13 @@ def _inverse(operation: Operation) -> Value:
 
 
 def _hash(operation: Operation) -> Value:
-    """MurmurHash3: each element by itself."""
+    """MurmurHash3: each element separately."""
     value = operation.need(0)
     return Value(value.sizes, value.rows)
 
 
 def _unfold(operation: Operation) -> Value:
-    """Windows along one axis, whose elements lie on a new last axis."""
+    """Windows along one axis, whose elements are on a new last axis."""
     value = operation.need(0)
     axis = axis_of(operation.integer("dim", -1), value.rank)
     if value.rows is not None and value.rows.axis == axis:
@@ -49,7 +49,7 @@ def _unfold(operation: Operation) -> Value:
 
 
 def _where(operation: Operation) -> Value:
-    """QLinearWhere: condition, two tensors each with its scale and zero point, the result's."""
+    """Inputs: condition, two tensors each with scale and zero point, the result's scale and zero point."""
     without_rows(operation, (2, 3, 5, 6, 7, 8))
     return broadcast(operation.need(0), operation.need(1), operation.need(4))
 
@@ -73,7 +73,7 @@ def _nhwc_max_pool(operation: Operation) -> Value:
 
 
 RULES: Table = {
-    # As in ONNX; the axis of ExpandDims is a scalar, and Range may leave out its step.
+    # As in ONNX, but the axis of ExpandDims is a scalar, and the step of Range is optional.
     "CropAndResize": rules_vision.RULES["RoiAlign"],
     "ExpandDims": rules_layout.RULES["Unsqueeze"],
     "GatherND": rules_pick.RULES["GatherND"],

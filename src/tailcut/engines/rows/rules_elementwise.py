@@ -1,7 +1,7 @@
-"""Operators that compute each element from the elements at the same place, after broadcasting.
+"""Operators that compute each element from the elements at the same position, after broadcasting.
 
-Small tensors of numbers are computed, too, symbolically: they are the shapes that other operators take. Row numbers
-(`Range(0, rows)`) survive a multiplication and an addition, as exports compute flat indices.
+Small tensors of numbers are also computed symbolically, because other operators take them as shapes. Row numbers
+(`Range(0, rows)`) are followed through a multiplication and an addition, as exports compute flat indices.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ _WIDE = {TensorProto.INT32, TensorProto.INT64}  # wide enough for any size
 
 
 def elementwise(operation: Operation) -> Value:
-    """Any operator whose elements are not followed: the inputs are broadcast."""
+    """An operator whose elements are not followed: the inputs are broadcast."""
     return broadcast(*operation.given)
 
 
@@ -55,7 +55,7 @@ def _exclusive(operation: Operation) -> Value:
 
 
 def _elements(kind: str, values: tuple[Value, ...]) -> Value | None:
-    """The result with its elements, where those of all inputs are known."""
+    """The result with its elements, if those of all inputs are known."""
     given: list[Any] = [value.items for value in values if value.items is not None]
     if len(given) < len(values):
         return None
@@ -74,7 +74,7 @@ def _elements(kind: str, values: tuple[Value, ...]) -> Value | None:
 
 
 def _positions(operation: Operation) -> Value:
-    """`scale * row + rest` times a size, or plus a bounded term, keeps its form; anything else may be anywhere."""
+    """`scale * row + rest` times a size, or plus a bounded term, keeps its form; anything else is ANYWHERE."""
     values = sorted(operation.given, key=lambda value: value.position is None)
     position, other = values[0].position or ANYWHERE, values[-1]
     result = replace(broadcast(*values), position=ANYWHERE)
@@ -121,7 +121,7 @@ def _identity(operation: Operation) -> Value:
 
 
 def _first_only(operation: Operation) -> Value:
-    """The first input decides the shape; the others give scalars or a type."""
+    """The first input decides the shape; the others are scalars or give a type."""
     if any(value.rows for value in operation.given[1:]) and operation.kind != "CastLike":
         raise Unclear("takes a parameter from the rows")
     return Value(operation.need(0).sizes, operation.need(0).rows)
@@ -145,7 +145,7 @@ def _clipped(items: np.ndarray, end: Size, choose: Callable[[Size, Size], Size])
     return _mapped(lambda item: choose(item, end), items)
 
 
-_PLAIN = (  # without parameters that see more than one element
+_PLAIN = (  # without parameters that affect more than one element
     *(
         "Abs",
         "Acos",

@@ -1,4 +1,4 @@
-"""Operators that join, cut and extend tensors along an axis: along the rows only whole groups of all rows."""
+"""Operators that join, slice and pad tensors along an axis; along the row axis, only whole groups of all rows."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def _leading(values: tuple[Value, ...], axis: int) -> bool:
 
 
 def _stacked(values: tuple[Value, ...], axis: int) -> RowAxis:
-    """Rows behind rows: `[rows]` and `[rows]` become `[2 * rows]`, with outer = 2."""
+    """Rows joined along the row axis: `[rows]` and `[rows]` become `[2 * rows]`, with outer = 2."""
     every = [value.rows for value in values if value.rows is not None]
     if any(rows.axis != axis or rows.inner != every[0].inner for rows in every):
         raise Mixes("joins rows that lie in another order")
@@ -84,7 +84,7 @@ def _equal_parts(whole: Size, count: int) -> Sizes:
 
 
 def _piece(value: Value, axis: int, start: Size, end: Size) -> Value:
-    """Elements start to end along an axis. Along the rows only whole groups of all rows may be cut off."""
+    """Elements `start` to `end` along an axis; along the rows, only whole groups of all rows may be removed."""
     rows = value.rows
     if rows is not None and rows.axis == axis:
         step = ROWS * rows.inner
@@ -132,7 +132,7 @@ def _sliced_items(
         first, last = start.integer, end.integer
         if first is None or last is None:
             return None
-        # Counted backwards, an end before the first element is written as a number below -length.
+        # With a negative step, an end before the first element is written as a number below -length.
         to_start = step < 0 and last < -items.shape[axis]
         windows[axis] = slice(first, None if to_start else last, step)
     window: np.ndarray = items[tuple(windows)]
@@ -162,7 +162,7 @@ def _cut(value: Value, axis: int, start: Size, end: Size, step: int) -> Value:
 
 
 def _bound(bound: Size, size: Size) -> Size | None:
-    """A start or an end counted from the front, or None where that is not known."""
+    """A start or an end counted from the front; None if it is unknown."""
     if bound.integer is not None:
         if bound.integer >= END:
             return size
@@ -181,7 +181,7 @@ def _within(first: Size, size: Size) -> bool:
 
 
 def _end(last: Size, size: Size) -> Size:
-    """The end within the axis. A single element is taken to be there."""
+    """The end, clipped to the axis; a single element is assumed to exist."""
     return last if last == ONE and size.integer is None else smaller(last, size)
 
 

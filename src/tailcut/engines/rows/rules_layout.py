@@ -1,4 +1,4 @@
-"""Operators that move and regroup elements without computing: where the rows lie afterwards."""
+"""Operators that move and regroup elements without computing: where the rows are afterwards."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,10 +25,10 @@ from tailcut.engines.rows.values import (
 
 
 def regroup(value: Value, target: Sequence[Size | None]) -> Value:
-    """The same elements in row-major order under another shape; None is the size that follows from the rest (-1).
+    """The same elements in row-major order with another shape; None is the size that follows from the others (-1).
 
-    The rows stay apart when the axes before them divide what stood before them, and likewise behind: `[rows, 12]` may
-    become `[rows * 3, 4]`, but not `[2, rows * 6]`.
+    Rows stay separate if the product of the sizes before the new row axis divides that before the old one, and likewise
+    after it: `[rows, 12]` may become `[rows * 3, 4]`, but not `[2, rows * 6]`.
 
     Raises:
         Mixes: the groups cut through rows.
@@ -55,9 +55,9 @@ def regroup(value: Value, target: Sequence[Size | None]) -> Value:
 def _factors(
     groups: tuple[Size, Size], target: Sequence[Size | None], sizes: Sizes, axis: int
 ) -> tuple[Size | None, Size | None]:
-    """What stands before and behind the rows on their new axis; None where it is not a whole number for sure.
+    """The factors before and after the rows on their new axis; None for one that is not certainly an integer.
 
-    Where the target names the row axis, one side decides, because the number of elements stays the same.
+    If the target names the size of the row axis, one side suffices, because the number of elements stays the same.
     """
     (before, behind), per_row = groups, sizes[axis].per_row
     outer = None if None in target[:axis] else before.over(product(sizes[:axis]))
@@ -81,7 +81,7 @@ def _resolved(total: Size, target: Sequence[Size | None]) -> Sizes:
             if None not in numbers:
                 raise Mixes("regroups elements across rows")
             raise Unclear("regroups the rows in a way that cannot be followed")
-        # The rows cancel where both contain them once.
+        # The number of rows cancels if both contain it once.
         parts = total.per_row, known.per_row
         if parts[0] is None or parts[1] is None:
             parts = total, known
@@ -198,7 +198,7 @@ def _expand(operation: Operation) -> Value:
 
 
 def _filled(target: Sizes, like: Value | None = None) -> Value:
-    """A tensor of one repeated value: its rows, if it has any, are all the same, and may be grouped like another's."""
+    """A tensor of one repeated value; its rows, if it has any, are equal and may be grouped like another tensor's."""
     axes = [axis for axis, size in enumerate(target) if size.rows]
     if not axes:
         return Value(target)
@@ -207,7 +207,7 @@ def _filled(target: Sizes, like: Value | None = None) -> Value:
         raise Unclear("makes a tensor whose rows cannot be followed")
     if like is not None and like.rows is not None and like.rows.size == target[axes[0]]:
         return Value(target, like.rows.at(axes[0]))
-    # Repeated values may be grouped in any way; this way suits what exports do next: [rows * heads, ...].
+    # Repeated values may be grouped in any way; this one suits what usually follows in exports: [rows * heads, ...].
     return Value(target, RowAxis(axes[0], ONE, per_row))
 
 

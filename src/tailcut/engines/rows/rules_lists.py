@@ -1,4 +1,4 @@
-"""Sequences of tensors of one shape, followed as one of them: cut beside the rows, and picked by a fixed number."""
+"""Sequences of tensors of the same shape, represented by one of them; splits along the rows are not followed."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from tailcut.engines.rows.values import Unclear, Value
 
 
 def _split_to_sequence(operation: Operation) -> Value:
-    """Into single elements, into parts of one size, or into parts that are listed."""
+    """A split into single elements, into parts of one size, or into parts of listed sizes."""
     value = operation.need(0).untracked
     axis = axis_of(operation.integer("axis", 0), value.rank)
     rows = value.rows
@@ -25,7 +25,7 @@ def _part(operation: Operation, whole: Size) -> Size:
     """The size of every part.
 
     Raises:
-        Unclear: they are not known to have one.
+        Unclear: the parts are not known to have the same size.
     """
     parts = operation.items(1, "its sizes")
     first = parts[0]
@@ -43,7 +43,7 @@ def _sequence_at(operation: Operation) -> Value:
 
 
 def _construct(operation: Operation) -> Value:
-    """A sequence of tensors of one shape."""
+    """A sequence of tensors with the same shape."""
     first, *others = operation.given
     if any(value.counts or value.impure for value in operation.given):
         raise Unclear("lists what a row shows of others")
@@ -53,7 +53,7 @@ def _construct(operation: Operation) -> Value:
 
 
 def _concatenated(operation: Operation) -> Value:
-    """All of them along an axis beside the rows, or stacked on a new one."""
+    """All tensors joined along another axis than the rows', or stacked along a new one."""
     value, new = operation.need(0), operation.integer("new_axis", 0)
     axis = axis_of(operation.attributes["axis"], value.rank + new)
     if value.rows is not None and value.rows.axis == axis and not new:

@@ -1,4 +1,4 @@
-"""Products: the row axis must not be summed over, and two tensors with rows must not meet pairwise."""
+"""Products: the row axis must not be summed over, and rows must not be combined with other rows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ _ELLIPSIS = 10  # axes at most, one digit each
 
 
 def multiplied(a: Value, b: Value) -> Value:
-    """As numpy multiplies: the last axis of a and the last but one of b are summed over, the others broadcast."""
+    """A product as in numpy: sums over the last axis of a and the second to last of b, and broadcasts the others."""
     one_a, one_b = a.rank == 1, b.rank == 1
     a = Value((ONE, *a.sizes), a.rows and a.rows.at(1)) if one_a else a
     b = Value((*b.sizes, ONE), b.rows) if one_b else b
@@ -21,7 +21,7 @@ def multiplied(a: Value, b: Value) -> Value:
     right = Value((*b.sizes[:-2], ONE, b.sizes[-1]), b.rows)
     result = broadcast(left, right)
     shape, rows = list(result.sizes), result.rows
-    # Without the axes that a vector was given: the last one for b, the last but one for a.
+    # Remove the axes that were added to vectors: the last one for b, the second to last for a.
     for given, index in ((one_b, len(shape) - 1), (one_a, len(shape) - 2)):
         if given:
             del shape[index]
@@ -30,7 +30,7 @@ def multiplied(a: Value, b: Value) -> Value:
 
 
 def turned(value: Value) -> Value:
-    """The last two axes exchanged."""
+    """The value with its last two axes swapped."""
     sizes, last = value.sizes, value.rank - 1
     rows = value.rows
     if rows is not None and rows.axis >= last - 1:
@@ -39,7 +39,7 @@ def turned(value: Value) -> Value:
 
 
 def parameters_without_rows(operation: Operation, first: int) -> None:
-    """Scales, zero points and weights from `first` on must not come from the rows. Raises Unclear where they do."""
+    """Raise Unclear if a scale, zero point or weight from input `first` on depends on the rows."""
     if any(value is not None and value.rows is not None for value in operation.inputs[first:]):
         raise Unclear("takes a parameter from the rows")
 
@@ -61,7 +61,7 @@ def _qlinear_matmul(operation: Operation) -> Value:
 
 
 def gemm(operation: Operation) -> Value:
-    """The sum alpha * A @ B + beta * C, with A and B turned on request."""
+    """The sum alpha * A @ B + beta * C, with A and B transposed if the attributes say so."""
     a, b = operation.need(0), operation.need(1)
     a = turned(a) if operation.integer("transA", 0) else a
     b = turned(b) if operation.integer("transB", 0) else b
@@ -70,7 +70,7 @@ def gemm(operation: Operation) -> Value:
 
 
 def _einsum(operation: Operation) -> Value:
-    """The letter of the row axis must stand for rows wherever it appears, and in the result."""
+    """The letter of the row axis must denote rows wherever it occurs, and must occur in the result."""
     left, right = _subscripts(str(operation.attributes["equation"]), operation.given)
     terms = list(zip(left, operation.given, strict=True))
     if any(len(term) != value.rank or len(set(term)) != len(term) for term, value in terms):

@@ -1,4 +1,4 @@
-"""The domain com.microsoft: what onnxruntime's optimiser and quantiser write into saved models."""
+"""The domain com.microsoft: operators that onnxruntime's optimiser and quantiser write into saved models."""
 
 from dataclasses import replace
 from math import prod
@@ -58,14 +58,14 @@ def _branchwise_normalization(operation: Operation) -> Value:
 
 
 def _inside(value: Value, axis: int) -> Value:
-    """What is computed along the axes from `axis` on."""
+    """An operator that combines elements along the axes from `axis` on and keeps the shape."""
     if value.rows is not None and value.rows.axis >= axis:
         raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
     return Value(value.sizes, value.rows)
 
 
 def _gated_sum(operation: Operation) -> Value:
-    """X and Y of one shape, a gate `[..., 1]`; with a weight for the gate it is computed, which is not followed."""
+    """X and Y of one shape, a gate `[..., 1]`; a weight for the gate is not followed."""
     value, added, gate = (operation.need(index) for index in range(3))
     if operation.value(3) is not None:
         raise Unclear("computes its gate")
@@ -85,7 +85,7 @@ def _attention_gates(operation: Operation) -> list[Value]:
 
 
 def _scaled(operation: Operation) -> Value:
-    """ScaledSiLU: X, and a scale for all."""
+    """Inputs: X, and one scale."""
     parameters_without_rows(operation, 1)
     return Value(operation.need(0).sizes, operation.need(0).rows)
 
@@ -105,7 +105,7 @@ def _embed(operation: Operation) -> list[Value]:
 
 
 def _quantized_embed(operation: Operation) -> list[Value]:
-    """As before it is quantised, then the scales and zero points; outputs the embedding and the mask's sum."""
+    """Inputs as for `_embed`, then scales and zero points; outputs the embedding and the mask's sum."""
     parameters_without_rows(operation, 8)
     return _embed(replace(operation, inputs=operation.inputs[:8]))[:2]
 
@@ -122,7 +122,7 @@ def _attention(operation: Operation) -> list[Value]:
 
 
 def _mask(mask: Value | None, rows: object) -> None:
-    """One length, or one list of flags, for each row. Lists of start and end are not followed."""
+    """Check a mask: one length, or one list of flags, for each row. Lists of starts and ends are not followed."""
     if mask is not None and mask.rows != rows:
         raise Unclear("has a mask that cannot be followed")
 
@@ -160,13 +160,13 @@ def _quantized_attention(operation: Operation) -> list[Value]:
 
 
 def _rotary(operation: Operation) -> Value:
-    """input, position_ids, cos_cache, sin_cache: the positions are those of each row, or the first one of all rows."""
+    """input, position_ids, cos_cache, sin_cache: positions for each row, or one first position for all rows."""
     value, positions = operation.need(0), operation.need(1)
     without_rows(operation, (2, 3))
     rows = same_rows(operation, {0: 0, 1: 0} if positions.rank == 2 else {0: 0})
     if positions.rank < 2 and positions.rows is not None:
         raise Mixes("works for a fixed number of rows only")
-    # Older versions of onnxruntime read beyond the row where the heads are not as wide as the caches say.
+    # Older versions of onnxruntime read beyond the row if the width of the heads does not match the caches.
     sizes = (*value.sizes[1:2], value.sizes[3]) if value.rank == 4 else value.sizes[2:]
     widths = [size.integer for size in (*sizes, operation.need(2).sizes[1])]
     heads, rotated = operation.integer("num_heads", 0), operation.integer("rotary_embedding_dim", 0)
@@ -176,7 +176,7 @@ def _rotary(operation: Operation) -> Value:
 
 
 def _heads_fit(widths: list[int], heads: int, rotated: int) -> bool:
-    """Whether all heads fill the row: `widths` of it, or of heads and head, and of the caches; 0 where unknown."""
+    """Whether all heads fill the row; `widths`: of the row, or heads and head size, then of the caches; 0: unknown."""
     *row, cache = widths
     hidden = prod(row)
     head = 2 * cache if not rotated else hidden // heads if heads else 0

@@ -6,7 +6,7 @@ from tailcut.engines.rows.values import Mixes, RowAxis, Unclear, Value
 
 
 def _table(operation: Operation) -> Value:
-    """The input as `[rows, features]`; one axis alone is one row to these operators."""
+    """The input as `[rows, features]`; these operators take a tensor with one axis as one row."""
     value = operation.need(0)
     if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):
         raise Mixes("takes the rows for features")
@@ -14,7 +14,7 @@ def _table(operation: Operation) -> Value:
 
 
 def _features(operation: Operation) -> Value:
-    """The same rows and features; ZipMap gives one map for each row, and its tensor stands for them."""
+    """The same rows and features; the maps of a ZipMap, one per row, are represented by its tensor."""
     value = _table(operation)
     return Value(value.sizes, value.rows)
 
@@ -32,7 +32,7 @@ def _regressor(operation: Operation) -> Value:
 def _classifier(operation: Operation) -> list[Value]:
     value = _table(operation)
     labels = next((values for name, values in operation.attributes.items() if name.startswith("classlabels_")), ())
-    # A support vector machine without probabilities gives a score for each pair of classes.
+    # A support vector machine without probabilities returns a score for each pair of classes.
     paired = operation.kind == "SVMClassifier" and "prob_a" not in operation.attributes
     classes = operation.unknown(1) if paired or len(labels) < 2 else number(len(labels))
     return [Value((value.sizes[0],), value.rows), Value((value.sizes[0], classes), value.rows)]
@@ -64,10 +64,10 @@ def _feature_vectorizer(operation: Operation) -> Value:
 
 
 def _array_feature_extractor(operation: Operation) -> Value:
-    """Picks along the last axis, for all rows the same places."""
+    """Picks the same indices along the last axis for all rows."""
     value, places = operation.need(0), operation.need(1)
     leading = value.sizes[:-1] if value.rank > 1 else (ONE,)
-    shape = (*leading, product(places.sizes))  # onnxruntime takes the places in row-major order, whatever their shape
+    shape = (*leading, product(places.sizes))  # onnxruntime reads the indices in row-major order, whatever their shape
     if places.rows is not None:
         if value.rows is not None:
             raise Mixes("picks from each row what other rows name")

@@ -1,7 +1,7 @@
-"""The domain com.microsoft.nchwc: images whose channels lie in blocks, as onnxruntime saves optimised models.
+"""The domain com.microsoft.nchwc: images with channels in blocks, as in optimised models that onnxruntime saves.
 
-Between ReorderInput and ReorderOutput a row's elements lie in another order, but rows behind rows as before. How many
-channels a block has depends on the processor the model was saved on.
+Between ReorderInput and ReorderOutput, the elements within a row have another order, and rows keep theirs. The number
+of channels per block depends on the processor on which the model was saved.
 """
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
@@ -14,7 +14,7 @@ _LARGEST_BLOCK = 16
 
 
 def _reorder_input(operation: Operation) -> Value:
-    """To `[batch, channels, ...]`, filled up to whole blocks of channels."""
+    """To `[batch, channels, ...]`, padded to whole blocks of channels."""
     value = operation.need(0)
     rows = batch_rows(value)
     batch, *others = value.sizes
@@ -24,7 +24,7 @@ def _reorder_input(operation: Operation) -> Value:
 
 
 def _reorder_output(operation: Operation) -> Value:
-    """Back, to as many channels as are wanted."""
+    """Back to the given number of channels."""
     value = operation.need(0)
     rows = batch_rows(value)
     channels, (batch, _, *spatial) = number(operation.integer("channels", 0)), value.sizes

@@ -1,4 +1,4 @@
-"""Operators that pick or write elements by their number: harmless beside the rows, mixing along them."""
+"""Operators that read or write elements by index: allowed along other axes, but mixing along the rows."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def _gather(operation: Operation) -> Value:
 
 
 def _gather_own(value: Value, indices: Value, axis: int, shape: Sizes) -> Value:
-    """x[row numbers]: each row picks from itself, where the index stays within the row's own part of the axis."""
+    """x[row numbers]: each row picks from itself if the index stays within the row's own part of the axis."""
     rows, position = value.rows, indices.position
     if rows is None or position is None or indices.rows is None:
         raise Mixes("picks rows by number")
@@ -56,7 +56,7 @@ def _scatter_elements(operation: Operation) -> Value:
 
 
 def _aligned(values: tuple[Value, ...], axis: int) -> RowAxis | None:
-    """The row axis that all share beside `axis`; None where none has rows."""
+    """The row axis that all share, which must not be `axis`; None if none has rows."""
     row_axes = {value.rows for value in values}
     if row_axes == {None}:
         return None
@@ -104,7 +104,7 @@ def _scatter_nd(operation: Operation) -> Value:
             return Value(value.sizes)
         raise Mixes("writes rows into a tensor without rows")
     if indices.leads:
-        # Each row writes at its own number: only rows that are counted from the front keep to themselves.
+        # Each row writes at its own row number: only rows that are counted from the front stay separate.
         if value.rows == RowAxis(0) and indices.rows is not None and updates.rows == indices.rows:
             return Value(value.sizes, value.rows)
         raise Unclear("writes rows by computed numbers")
@@ -171,14 +171,14 @@ def _reverse_sequence(operation: Operation) -> Value:
 
 
 def _found(operation: Operation) -> Value:
-    """As many elements as are found in all rows together."""
+    """An operator that returns as many elements as it finds in all rows together."""
     if any(value.rows for value in operation.given):
         raise Mixes("finds as many elements as all rows together contain")
     raise Unclear("finds an unknown number of elements")
 
 
 def _nonzero(operation: Operation) -> Value:
-    """Where the elements of a weight are not 0; as many for any rows."""
+    """The indices of the non-zero elements of a weight: the same for any rows."""
     value = operation.need(0)
     if value.rows is not None:
         raise Mixes("finds as many elements as all rows together contain")

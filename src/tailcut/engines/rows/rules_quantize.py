@@ -1,4 +1,4 @@
-"""Quantisation with scales that are fixed, and with scales that are taken from the data (one for the whole batch)."""
+"""Quantisation with fixed scales, and with scales computed from the data (one for the whole batch)."""
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.sizes import ONE
@@ -6,7 +6,7 @@ from tailcut.engines.rows.values import Mixes, Unclear, Value
 
 
 def dynamic(operation: Operation) -> Value:
-    """Scales from the smallest and the largest element of all rows."""
+    """The scale follows from the smallest and the largest element of all rows."""
     if any(value.rows for value in operation.given):
         raise Mixes("takes one scale over all rows")
     raise Unclear("quantises")
@@ -19,13 +19,13 @@ def _dynamic_linear(operation: Operation) -> list[Value]:
 
 
 def quantized(operation: Operation) -> Value:
-    """x, scale, zero point: a scale for the whole tensor, or one for each element of an axis beside the rows."""
+    """x, scale, zero point: one scale for the tensor, or one for each index of an axis other than the rows'."""
     value, scale = operation.need(0), operation.need(1)
     if any(given.rows is not None for given in operation.given[1:]):
         raise Unclear("takes a scale from the rows")
     if value.rows is not None and not (scale.rank == 0 or scale.sizes == (ONE,)):
         axis = axis_of(operation.integer("axis", 1), value.rank)
-        blocked = scale.rank > 1  # with scales of its own for each row, and not one for all
+        blocked = scale.rank > 1  # it has scales for each row
         if axis == value.rows.axis or blocked:
             raise Mixes("works for a fixed number of rows only")
     return Value(value.sizes, value.rows)

@@ -1,4 +1,4 @@
-"""Random operators, and parts of models that are used in training only."""
+"""Random operators, and operators that are used in training only."""
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.values import Foreign, Mixes, Value

@@ -28,7 +28,7 @@ def _reduce(operation: Operation) -> Value:
 
 
 def _dropped(value: Value, over: list[int], *, keep: bool, below: Size | None = None) -> Value:
-    """The value with some axes combined into one element each. Raises Mixes where the rows are among them."""
+    """The value with some axes reduced to one element each. Raises Mixes if the row axis is one of them."""
     rows = value.rows
     if rows is not None and rows.axis in over:
         raise Mixes("mixes the rows", f"over axis {rows.axis}")
@@ -52,7 +52,7 @@ def _reduced_items(operation: Operation, value: Value, over: tuple[int, ...], *,
 
 
 def _softmax(operation: Operation) -> Value:
-    """Up to opset 12 over all axes from `axis` on, since then over `axis` alone."""
+    """Up to opset 12 over all axes from `axis` on, later over `axis` alone."""
     value = operation.need(0)
     flattens = operation.opset < 13
     axis = axis_of(operation.integer("axis", 1 if flattens else -1), value.rank)

@@ -1,4 +1,4 @@
-"""Recurrent operators and attention: time and batch are different axes, and a state belongs to its row."""
+"""Recurrent operators and attention: time and batch are different axes, and each row has its own state."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ _WINDOWS = ("state_window", "state_update_capacity", "state_length", "input_chan
 
 
 def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
-    """The rows of inputs that each have them on a given axis (input -> axis); None where no input has any.
+    """The common rows of inputs, which each have them on a given axis (input -> axis); None if no input has rows.
 
     Raises:
-        Mixes: one has them elsewhere, grouped differently, or one has a fixed number of rows.
+        Mixes: an input has rows on another axis or in other groups, or a fixed number of rows.
     """
     given = {index: value for index in axes if (value := operation.value(index)) is not None}
     result = next((value.rows for value in given.values() if value.rows is not None), None)
@@ -29,7 +29,7 @@ def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
 
 
 def without_rows(operation: Operation, places: Sequence[int]) -> None:
-    """Weights and scales must not come from the rows. Raises Unclear where they do."""
+    """Raise Unclear if one of these inputs (weights, scales) depends on the rows."""
     for index in places:
         value = operation.value(index)
         if value is not None and value.rows is not None:
@@ -61,7 +61,7 @@ def _hidden(operation: Operation) -> Size:
 
 
 def _attention(operation: Operation) -> list[Value]:
-    """Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen: batch first, with an axis of heads or without."""
+    """Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen: batch first, with or without an axis of heads."""
     query, value, mask = operation.need(0), operation.need(2), operation.value(3)
     rows = same_rows(operation, {0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0})
     if mask is not None:
@@ -77,7 +77,7 @@ def _attention(operation: Operation) -> list[Value]:
 
 
 def mask_rows(mask: Value, rows: RowAxis | None, whole: int) -> None:
-    """A mask may be the same for all rows, or have one row for each on axis 0 of its full rank.
+    """Check a mask, which may be the same for all rows, or have one entry per row on axis 0 of its full rank.
 
     Raises:
         Mixes: it has rows on another axis, or a fixed number of them.
@@ -90,7 +90,7 @@ def mask_rows(mask: Value, rows: RowAxis | None, whole: int) -> None:
 
 
 def _rotary(operation: Operation) -> Value:
-    """X, cos_cache, sin_cache, position_ids: the caches are shared, or one for each row."""
+    """X, cos_cache, sin_cache, position_ids: the caches are shared by all rows, or there is one per row."""
     places = [0] + ([3] if operation.value(3) is not None else [1, 2])
     given = [operation.need(index) for index in places]
     if given[0].rows is not None and any(value.rows is None for value in given[1:]):
@@ -107,7 +107,7 @@ def _causal_convolution(operation: Operation) -> list[Value]:
     without_rows(operation, (1, 2))
     value, past, rows = operation.need(0), operation.value(3), same_rows(operation, {0: 0, 3: 0})
     history = (operation.need(1).sizes[-1] - ONE) * number(operation.integer("dilation", 1))
-    # The operator of ONNX is a function, and a past of another length makes another result.
+    # In ONNX, the operator is a function, whose result depends on the length of the past state.
     fits = past is None or past.sizes[-1] == history or operation.integer("channels_last", 0)
     sizes = value.sizes if fits else (*value.sizes[:-1], operation.unknown(value.rank - 1))
     state = (value.sizes[0], *(operation.unknown(10 + axis) for axis in range(1, value.rank)))
@@ -127,13 +127,13 @@ def _linear_attention(operation: Operation) -> list[Value]:
 
 
 def _without_windows(operation: Operation) -> None:
-    """Only one state for each row. Raises Unclear where there are several, or parts of the input."""
+    """Raise Unclear if there are several states per row, or states of parts of the input."""
     if any(operation.integer(name, 0) for name in _WINDOWS):
         raise Unclear("has states that cannot be followed")
 
 
 def _tensor_scatter(operation: Operation) -> Value:
-    """Past, update and the place of each row's update, which may lie beyond the row where it is not bounded."""
+    """Past, update and the index of each row's update, which has to be known to stay within the row."""
     value, update, places = operation.need(0), operation.need(1), operation.value(2)
     rows = same_rows(operation, {0: 0, 1: 0, 2: 0})
     axis = axis_of(operation.integer("axis", -2), value.rank)

@@ -1,4 +1,4 @@
-"""Operators on text. What makes each row as long as the longest is followed to where the filling is ignored."""
+"""Operators on text. Rows that are padded to the longest one are followed until the padding is ignored."""
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.sizes import ONE, number
@@ -29,7 +29,7 @@ def _string_split(operation: Operation) -> Value:
 
 
 def _tokenizer(operation: Operation) -> Value:
-    """onnxruntime's: text to `[..., tokens]`, where shorter rows are filled up with `pad_value`."""
+    """onnxruntime's: text to `[..., tokens]`, where shorter rows are padded with `pad_value`."""
     value = operation.need(0)
     filler = str(operation.attributes["pad_value"])
     return Value(
@@ -41,7 +41,7 @@ def flattened_tokens(value: Value, axis: int) -> Value:
     """Tokens of `[rows, 1, tokens]` as `[rows, tokens]`.
 
     Raises:
-        Mixes: filled-up tokens would stand between others.
+        Mixes: padding would be between other tokens.
     """
     if axis != 1 or any(size != ONE for size in value.sizes[1:-1]):
         raise Mixes("makes every row as long as the longest")

@@ -22,7 +22,7 @@ def batch_rows(value: Value, *, channels: bool = False) -> RowAxis | None:
 
 
 def _window(operation: Operation, size: Size, index: int, kernel: Size, count: int) -> Size:
-    """The length of a spatial axis after a window has moved over it; unknown sizes are kept as functions of the old."""
+    """The length of a spatial axis after a window has moved over it; unknown sizes become functions of the old size."""
     strides = operation.ints("strides", None) or (1,) * count
     dilations = operation.ints("dilations", None) or (1,) * count
     pads = operation.ints("pads", None) or (0,) * (2 * count)
@@ -56,7 +56,7 @@ def convolved(operation: Operation, value: Value, weight: Value) -> Value:
 
 
 def fused_conv(operation: Operation) -> Value:
-    """X, W, B and onnxruntime's addend, which has the result's shape: the engine does not broadcast it."""
+    """X, W, B and an addend of the result's shape, which onnxruntime does not broadcast."""
     weights, added = [operation.value(index) for index in (1, 2)], operation.value(3)
     if any(weight is not None and weight.rows is not None for weight in weights):
         raise Unclear("takes a parameter from the rows")
@@ -118,7 +118,7 @@ def _deform_conv(operation: Operation) -> Value:
 
 
 def pooled(operation: Operation) -> Value:
-    """A window over each channel."""
+    """Pooling: a window over each channel."""
     value = operation.need(0)
     rows = batch_rows(value, channels=True)
     kernel = operation.ints("kernel_shape", None) or ()
@@ -137,14 +137,14 @@ def _pool(operation: Operation) -> list[Value | Spoiled]:
 
 
 def _max_unpool(operation: Operation) -> Value:
-    """Puts elements at places that are counted over the whole tensor, and a place of another row is one of them."""
+    """Writes elements at indices into the whole tensor, which may belong to another row."""
     if any(value.rows for value in operation.given):
         raise Mixes("puts elements at places that count over all rows")
     return Value(operation.items(2, "its shape")) if operation.value(2) is not None else Value(None)
 
 
 def global_pool(operation: Operation) -> Value:
-    """One element of each channel."""
+    """Global pooling: one element per channel."""
     value = operation.need(0)
     rows = batch_rows(value, channels=True)
     return Value((*value.sizes[:2], *(ONE,) * (value.rank - 2)), rows)
@@ -162,7 +162,7 @@ def _batch_normalization(operation: Operation) -> list[Value | Spoiled]:
 
 
 def _per_image(operation: Operation) -> Value:
-    """Computes inside one image: InstanceNormalization, GroupNormalization, LRN."""
+    """Operators that compute within one image: InstanceNormalization, GroupNormalization, LRN."""
     parameters_without_rows(operation, 1)
     return Value(operation.need(0).sizes, batch_rows(operation.need(0)))
 
@@ -178,7 +178,7 @@ def _layer_normalization(operation: Operation) -> list[Value]:
 
 
 def _resize(operation: Operation) -> Value:
-    """The row axis keeps its length. The inputs depend on the opset: X, scales; or X, roi, scales, sizes."""
+    """The row axis must keep its length. The inputs depend on the opset: X, scales; or X, roi, scales, sizes."""
     value = operation.need(0)
     mode = str(operation.attributes.get("coordinate_transformation_mode", "half_pixel"))
     linear = str(operation.attributes.get("mode", "nearest")) != "nearest"
@@ -201,7 +201,7 @@ def _resize(operation: Operation) -> Value:
 
 
 def _resizing(operation: Operation) -> list[tuple[Size | None, Size | None]]:
-    """Scale or size for each axis."""
+    """The scale or the size of each axis; the other one is None."""
     if "scales" in operation.attributes:
         return [(number(scale), None) for scale in operation.attributes["scales"]]
     index = 1 if operation.opset < 11 else 2
@@ -257,7 +257,7 @@ def _det(operation: Operation) -> Value:
 
 
 def _image_scaler(operation: Operation) -> Value:
-    """A bias for each channel, and a scale for all; experimental, as Crop."""
+    """A bias for each channel and one scale; experimental, like Crop."""
     return Value(operation.need(0).sizes, batch_rows(operation.need(0)))
 
 
@@ -267,12 +267,12 @@ def _crop(operation: Operation) -> Value:
 
 
 def _window_function(operation: Operation) -> Value:
-    """HannWindow and others: of a given length."""
+    """HannWindow and others, of a given length."""
     return Value(operation.items(0, "its length"))
 
 
 def _mel_weights(operation: Operation) -> Value:
-    """As many rows as the one-sided transform has, and a column for each band."""
+    """A matrix with the bins of the one-sided transform as rows and a column for each band."""
     (bands,), (length,) = operation.items(0, "its bands"), operation.items(1, "its length")
     return Value((floor_divide(length, number(2)) + ONE, bands))
 

@@ -1,4 +1,4 @@
-"""A model's inputs and outputs: which ones rule out independent rows, and where their rows lie."""
+"""A model's inputs and outputs: which ones rule out independent rows, and where their rows are."""
 
 from collections import Counter
 
@@ -38,10 +38,10 @@ def excluded(graph: onnx.GraphProto) -> RowEvidence | None:
 
 
 def input_values(graph: onnx.GraphProto) -> dict[str, Value]:
-    """Every input with its rows on axis 0, whatever that axis is called.
+    """The values of all inputs, with rows on axis 0 whatever the name of that axis.
 
-    Names of other axes are believed between inputs: equal names are equal lengths. A name that stands twice in one
-    input, or that a first axis bears, too (`None`, `?`), says nothing.
+    Axes of different inputs with the same name have equal lengths. Names that occur twice in one input or that are also
+    the name of a first axis (such as `None` or `?`) are ignored.
     """
     shapes = {value.name: value.type.tensor_type.shape.dim for value in real_inputs(graph)}
     vague = {
@@ -64,7 +64,7 @@ def input_values(graph: onnx.GraphProto) -> dict[str, Value]:
 
 
 def judged(name: str, tensor: Value | Spoiled | None) -> Value | Spoiled:
-    """An output; spoiled where its rows are not the inputs' rows along the first axis."""
+    """An output; Spoiled if its rows are not the inputs' rows on the first axis."""
     if tensor is None:
         return Spoiled(Rows.UNKNOWN, f"output {name!r} is not computed by the graph")
     if isinstance(tensor, Spoiled):
@@ -74,7 +74,7 @@ def judged(name: str, tensor: Value | Spoiled | None) -> Value | Spoiled:
 
 
 def _unlike_inputs(tensor: Value) -> str | None:
-    """How an output's rows differ from one row for each of the inputs' along the first axis."""
+    """How an output's rows differ from one row per input row on the first axis, as words; None if they do not."""
     rows = tensor.rows
     if tensor.numbered or tensor.counts:
         return "tells the number of rows or their places in the batch"

@@ -1,8 +1,8 @@
-"""Sizes of axes as products: a number, the number of rows, free axes, and factors that cannot be decomposed further.
+"""Sizes of axes as products of a number, the number of rows, free axes, and other factors that cannot be decomposed.
 
-Exports compute the targets of Reshape, Expand and Slice from the shapes of other tensors, so a size must survive
-arithmetic: `rows * length * 12 / 12` is `rows * length`. Sizes are exact fractions times sorted atoms; two sizes are
-equal when they are equal for every request.
+Exported models compute the operands of Reshape, Expand and Slice from the shapes of other tensors, so arithmetic must
+preserve sizes: `rows * length * 12 / 12` is `rows * length`. Sizes are exact fractions times sorted atoms; two sizes
+that compare equal are equal for every request.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from fractions import Fraction
 from functools import reduce
 from math import gcd
 
-_NAME_CHARS = 120  # a longer name is replaced by its digest, or names would grow with the depth of the graph
-_TERMS = 32  # a product of sums with more terms is left as it is
+_NAME_CHARS = 120  # longer names are replaced by a digest; otherwise they would grow with the depth of the graph
+_TERMS = 32  # a product of sums with more terms is not expanded
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Atom:
-    """A factor that is not a number. The name alone makes it equal to another.
+    """A factor that is not a number. Atoms are compared by name alone.
 
     `rows`: it depends on the number of rows. `positive`: at least 1; otherwise at least 0 where `natural`.
     """
@@ -35,7 +35,7 @@ class Atom:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """`factor` times `atoms` (sorted; the same atom may stand there twice)."""
+    """`factor` times `atoms` (sorted; an atom may occur several times)."""
 
     factor: Fraction
     atoms: tuple[Atom, ...] = ()
@@ -60,12 +60,12 @@ class Size:
 
     @property
     def number(self) -> Fraction | None:
-        """The value, where no atom is left."""
+        """The value if there are no atoms; otherwise None."""
         return None if self.atoms else self.factor
 
     @property
     def integer(self) -> int | None:
-        """The value, where it is a known integer."""
+        """The value if it is a known integer; otherwise None."""
         return self.factor.numerator if not self.atoms and self.factor.denominator == 1 else None
 
     @property
@@ -90,12 +90,12 @@ class Size:
 
     @property
     def per_row(self) -> "Size | None":
-        """The factor of the number of rows if this is such a product; None otherwise."""
+        """The other factor, if this is the number of rows times something without rows; otherwise None."""
         quotient = self.over(ROWS)
         return None if quotient is None or quotient.rows else quotient
 
     def over(self, other: "Size") -> "Size | None":
-        """The quotient if the division leaves no remainder for any request; None otherwise."""
+        """The quotient if it is exact for every request; otherwise None."""
         if other.factor == 0:
             return None
         if self.factor == 0:
@@ -126,12 +126,12 @@ def opaque(kind: str, *parts: Size, whole: bool = True, natural: bool = True) ->
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """All of them multiplied; 1 for none."""
+    """The product of all sizes; 1 for none."""
     return reduce(Size.__mul__, sizes, ONE)
 
 
 def sign(size: Size) -> int | None:
-    """-1, 0 or 1 where it is the same for every request, otherwise None."""
+    """The sign (-1, 0 or 1) if it is the same for every request; otherwise None."""
     terms = _expanded(size)
     if all(term.natural for term in terms):
         if any(term.positive for term in terms):
@@ -154,7 +154,7 @@ def joint(a: Size, b: Size) -> Size:
     for size, other in ((a, b), (b, a)):
         atom = size.atoms[0]
         if size.factor == 1 and len(size.atoms) == 1 and other in atom.parts:
-            if atom.kind == "min":  # a table of 512 places cut to the length: they agree, or the engine refuses
+            if atom.kind == "min":  # such as a table of 512 positions cut to the length: equal, or the engine fails
                 return other
             if atom.kind == "joint":
                 return size
@@ -187,7 +187,7 @@ def modulo(a: Size, b: Size) -> Size:
 
 
 def smaller(a: Size, b: Size) -> Size:
-    """The lesser of two sizes."""
+    """The smaller of two sizes."""
     which = sign(a - b)
     if which is not None:
         return b if which > 0 else a
@@ -195,7 +195,7 @@ def smaller(a: Size, b: Size) -> Size:
 
 
 def larger(a: Size, b: Size) -> Size:
-    """The greater of two sizes."""
+    """The larger of two sizes."""
     which = sign(a - b)
     if which is not None:
         return a if which > 0 else b
@@ -203,7 +203,7 @@ def larger(a: Size, b: Size) -> Size:
 
 
 def _expanded(size: Size) -> tuple[Size, ...]:
-    """The terms of a sum, of a sum times something, or the size alone."""
+    """The terms of a sum, or of a sum times something; otherwise the size alone."""
     sums = [atom for atom in size.atoms if atom.kind == "+"]
     if not sums or len(sums[0].parts) > _TERMS:
         return (size,)
@@ -214,7 +214,7 @@ def _expanded(size: Size) -> tuple[Size, ...]:
 
 
 def _total(terms: tuple[Size, ...]) -> Size:
-    """The sum, with what all terms share in front: `rows * length + rows` becomes `rows * (length + 1)`."""
+    """The sum, with the common factor of all terms in front: `rows * length + rows` becomes `rows * (length + 1)`."""
     sums: dict[tuple[Atom, ...], Fraction] = {}
     for term in terms:
         sums[term.atoms] = sums.get(term.atoms, Fraction(0)) + term.factor

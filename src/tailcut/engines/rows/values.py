@@ -1,4 +1,4 @@
-"""What is known of a tensor's rows: the value that each rule takes and returns, and the exceptions that rules raise."""
+"""What is known of a tensor's rows: the values that rules take and return, and the exceptions that they raise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from tailcut.engines.rows.sizes import ONE, ROWS, ZERO, Size, joint, number, pro
 from tailcut.spec import Rows
 
 Sizes = tuple[Size, ...]
-ITEMS = 64  # elements of a tensor that are followed one by one
+ITEMS = 64  # the most elements of a tensor that are followed one by one
 
 
 @dataclass(frozen=True, slots=True)
 class RowAxis:
-    """Where the rows lie: element `(o * rows + row) * inner + i` along `axis` belongs to `row`; o < outer, i < inner.
+    """Where the rows are: element `(o * rows + row) * inner + i` along `axis` belongs to `row`; o < outer, i < inner.
 
     `[batch, heads]` reshaped to `[batch * heads]` has inner = heads; transposed before, it has outer = heads.
     """
@@ -38,7 +38,7 @@ class RowAxis:
 class Position:
     """Elements that are `scale * row + rest`, with 0 <= rest < `below` and rest a function of the row's own inputs.
 
-    ANYWHERE stands for any other function of the row's place.
+    ANYWHERE stands for any other function of the row's index in the batch.
     """
 
     scale: Size = ONE
@@ -50,14 +50,14 @@ ANYWHERE = Position(ZERO, ZERO)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """A tensor whose row, if it has rows, depends on the same row of the inputs and on nothing else.
+    """A tensor each of whose rows, if it has rows, depends on the same row of the inputs and on nothing else.
 
-    `shape` is None where it cannot be followed (only without rows). Without `rows` the tensor is the same for any rows;
-    a small one carries its elements (`items`, an array of Size; `real` for floating point), which may contain the
-    number of rows. `below` bounds whole elements that are not carried: 0 <= element < below; those that are never true
-    are below 1. `floor` bounds floats that are not whole once they are rounded down. With rows, `position` marks row
-    numbers, and `leads` says that the first element along the last axis is the row's own number (GatherND's tuples).
-    Where there is a `filler`, each row is filled up with it along the last axis, to the length of the longest row.
+    `shape` is None if it is unknown (only without rows). Without `rows`, the tensor is the same for any rows; a small
+    one has its elements in `items` (an array of Size; `real` for floating point), which may contain the number of rows.
+    `below` bounds integers that are not in `items`: 0 <= element < below; booleans that are never true are below 1.
+    `floor` is the bound of non-integral floats after rounding down. With rows, `position` marks row numbers, and
+    `leads` says that the first element along the last axis is the row's own number (as in GatherND's index tuples). If
+    there is a `filler`, each row is padded with it along the last axis to the length of the longest row.
     """
 
     shape: Sizes | None
@@ -77,12 +77,12 @@ class Value:
 
     @property
     def numbered(self) -> bool:
-        """Whether its elements contain a row's place in the batch."""
+        """Whether its elements depend on a row's index in the batch."""
         return self.position is not None or self.leads
 
     @property
     def impure(self) -> bool:
-        """Whether a row shows its place in the batch, or the length of another."""
+        """Whether a row depends on its index in the batch, or on the length of other rows."""
         return self.numbered or self.filler is not None
 
     @property
@@ -129,7 +129,7 @@ class Spoiled:
 
 
 class Unclear(Exception):  # noqa: N818  a verdict, no error
-    """The rule cannot follow this use: `why` continues the operator's name."""
+    """A rule cannot follow this use of an operator; `why` continues a sentence that begins with the operator's name."""
 
     def __init__(self, why: str, where: str = "") -> None:
         super().__init__(why)
@@ -137,7 +137,7 @@ class Unclear(Exception):  # noqa: N818  a verdict, no error
 
 
 class Foreign(Unclear):
-    """Not even equal inputs are known to give equal outputs."""
+    """It is not even known that equal inputs give equal outputs."""
 
 
 class Mixes(Unclear):
