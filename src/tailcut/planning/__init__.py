@@ -1,1 +1,1 @@
-"""Capacity planning: how many servers meet a limit at a rate, from the times that a tune measured."""
+"""Capacity planning: how many servers meet a latency limit at a rate, from the times that a tune measured."""

@@ -1,11 +1,11 @@
-"""Simulates recorded traffic on replicas that an autoscaler adds and removes. Pure.
+"""Simulates recorded traffic on replicas that an autoscaler adds and removes, without a clock or files.
 
 The rule is that of Kubernetes' HorizontalPodAutoscaler
-(https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/, "Algorithm details"): every so
-often, desired = ceil(replicas x metric / target), unless the ratio is within a tolerance of 1; to scale down, the
-highest desired number within a stabilisation window counts. A new replica accepts requests once it has started; a
-removed one answers the requests that it has. The simulation begins with as many replicas as its first interval needs,
-because there was traffic before it.
+(https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/, "Algorithm details"): at
+regular intervals, desired = ceil(replicas x metric / target), unless the ratio is within a tolerance of 1; to scale
+down, the highest desired number within a stabilisation window counts. A new replica accepts requests once it has
+started; a removed one answers the requests that it has. The simulation begins with as many replicas as its first
+interval needs, because there was traffic before it.
 """
 
 import math
@@ -24,11 +24,11 @@ from tailcut.planning.cluster import Cluster, counted, tables_of
 from tailcut.planning.demand import Limit
 from tailcut.planning.search import MOST_REPLICAS
 
-_SHOWN = 288  # points of the course, at most: every five minutes of a day
+_SHOWN = 288  # the most points of the course: one every five minutes of a day
 _TOLERANCE = 0.1
 _LEAST_EVERY_S, _LEAST_TARGET = 0.1, 0.001
-_MOST_FIRST = 100_000  # requests of the first interval that are simulated to find how many replicas there are
-_USUAL = 0.6  # of the utilisation that saturated replicas reach
+_MOST_FIRST = 100_000  # the most requests of the first interval that are simulated to find how many replicas it needs
+_USUAL = 0.6  # the default target, as a share of the utilisation of saturated replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Rules:
     """The rules of an autoscaler.
 
     Args:
-        metric: the mean utilisation (0 to 1) of the cores that spinning threads leave, or of requests in flight at each
-            replica.
-        target: of the metric; 0: for utilisation six tenths of what saturated replicas reach.
-        every_s: between decisions.
-        start_s: until a new replica takes requests.
-        down_s: of the window whose highest desire counts when replicas are removed.
-        least, most: replicas.
+        metric: the mean utilisation (0 to 1) of the cores that spinning threads leave free, or the mean number of
+            requests in flight per replica.
+        target: the metric's target; 0: for utilisation, 0.6 of what saturated replicas reach.
+        every_s: time between decisions.
+        start_s: time until a new replica takes requests.
+        down_s: length of the window whose highest desired number counts when replicas are removed.
+        least, most: bounds of the number of replicas.
     """
 
     metric: Literal["utilisation", "queue"] = "utilisation"
@@ -54,24 +54,24 @@ class Rules:
     most: int = 0  # 0: as many as the busiest minute needs
 
     def resolved(self, replicas: int, saturated: float) -> "Rules":
-        """The rules with what was left open: at most this many replicas, a target below the saturated utilisation."""
+        """The rules with defaults filled in: at most `replicas`, and a target below the saturated utilisation."""
         target = self.target or _USUAL * saturated
         return replace(self, target=target, most=self.most or max(replicas, self.least))
 
     def compressed(self, factor: float) -> "Rules":
-        """The rules for traffic whose time runs faster."""
+        """The rules for traffic that is played back faster by this factor."""
         every_s, start_s, down_s = (value / factor for value in (self.every_s, self.start_s, self.down_s))
         return replace(self, every_s=every_s, start_s=start_s, down_s=down_s)
 
     def desired(self, active: int, asked: int, value: float) -> int:
         """How many replicas the metric asks for.
 
-        Replicas that start are counted as idle where more are needed than there are.
+        When more replicas are needed than there are, starting ones count as idle.
 
         Args:
-            active: replicas that take requests.
-            asked: those, and those that start.
-            value: of the metric, of the active ones.
+            active: number of replicas that take requests.
+            asked: number of active and starting replicas.
+            value: the metric over the active replicas.
         """
         ratio = value / self.target
         needed = active * ratio
@@ -82,14 +82,14 @@ class Rules:
 
 @dataclass(slots=True)
 class StabilisationWindow:
-    """The desires of a while, of which the highest counts when replicas are removed."""
+    """Remembers desired numbers for a while; the highest of them counts when replicas are removed."""
 
     length_s: float
     desires: deque[tuple[float, int]] = field(default_factory=deque)
 
     def settled(self, now_s: float, replicas: int, desired: int) -> int:
-        """How many replicas there are to be, once this desire is taken in."""
-        while self.desires and self.desires[-1][1] <= desired:  # so that the highest is the first
+        """Add a desired number, and return how many replicas there should be."""
+        while self.desires and self.desires[-1][1] <= desired:  # keeps the highest first
             self.desires.pop()
         self.desires.append((now_s, desired))
         while self.desires[0][0] < now_s - self.length_s:
@@ -101,18 +101,18 @@ class StabilisationWindow:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Some time of the course: means, and the percentile of the requests that arrived then."""
+    """A part of the course: means, and the percentile over the requests that arrived in it."""
 
     at_s: float
     rate: float
     replicas: float
-    at_ms: float | None  # None: nothing arrived; infinite: refused beyond the percentile
+    at_ms: float | None  # None: nothing arrived; infinite: more were refused than the percentile allows
     missed: float  # requests per second that were not answered within the limit
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What an autoscaler made of a recording."""
+    """The result of an autoscaler that follows a recording."""
 
     requests: int
     missed: int  # not answered within the limit
@@ -124,10 +124,14 @@ class Course:
 
 
 def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
-    """Rules from `utilisation=0.5,start=30s,down=5m,every=15s,min=1,max=20`, or with `queue=4`; all may be left out.
+    """Parse optional rules such as `utilisation=0.5,start=30s,down=5m,every=15s,min=1,max=20`, or with `queue=4`.
+
+    Args:
+        text: what the user wrote.
+        duration: parses a duration into seconds.
 
     Raises:
-        UsageError: an unknown name, or a value that is none.
+        UsageError: a name is unknown, or a value is not valid.
     """
     values: dict[str, str] = {}
     for part in filter(None, (item.strip() for item in text.split(","))):
@@ -157,7 +161,7 @@ def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
 
 
 def _target(metric: str, text: str) -> float:
-    """The target of a metric.
+    """Parse the target of a metric.
 
     Raises:
         UsageError: it is not a number within its bounds.
@@ -174,10 +178,10 @@ def _target(metric: str, text: str) -> float:
 
 
 def _replicas(name: str, text: str) -> int:
-    """A number of replicas.
+    """Parse a number of replicas.
 
     Raises:
-        UsageError: it is not whole, below 1, or more than can be simulated.
+        UsageError: it is not an integer, below 1, or more than can be simulated.
     """
     value = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_REPLICAS)) else 0
     if not 1 <= value <= MOST_REPLICAS:
@@ -186,7 +190,7 @@ def _replicas(name: str, text: str) -> int:
 
 
 class _ScaledCluster:
-    """Replicas of a running simulation, with those that start."""
+    """The replicas of a running simulation, including starting ones."""
 
     def __init__(self, cluster: Cluster, arrivals: np.ndarray, rules: Rules, begin: int, seed: int) -> None:
         self._tables, self._arrivals, self._rules = tables_of(cluster), arrivals, rules
@@ -194,23 +198,23 @@ class _ScaledCluster:
             len(arrivals), rules.most, begin, cluster.configuration.instances, hedged=cluster.hedge_ns > 0
         )
         self._cores = cluster.configuration.free_cores
-        self._starting: deque[float] = deque()  # when each is ready
+        self._starting: deque[float] = deque()  # when each is ready, in seconds
         self._busy_ns = 0.0
         self.replica_s = 0.0
         balancing.seed_draws(seed)
 
     @property
     def active(self) -> int:
-        """Replicas that take requests."""
+        """Number of replicas that take requests."""
         return balancing.active_of(self.state)
 
     @property
     def asked(self) -> int:
-        """Those, and those that start."""
+        """Number of active and starting replicas."""
         return self.active + len(self._starting)
 
     def run(self, since_s: float, until_s: float) -> None:
-        """Simulate until a time; replicas that are ready by then join when they are."""
+        """Simulate until a time; replicas that become ready before then take requests from that moment on."""
         while self._starting and self._starting[0] <= until_s:
             ready_s = self._starting[0]
             self._advance(since_s, ready_s)
@@ -220,7 +224,7 @@ class _ScaledCluster:
         self._advance(since_s, until_s)
 
     def metric(self, length_s: float) -> float:
-        """The value since it was asked last, `length_s` ago."""
+        """The metric since the last call, `length_s` ago."""
         busy_ns = float(self.state.totals[:, : balancing.BATCHES].sum())
         spent, self._busy_ns = busy_ns - self._busy_ns, busy_ns
         if self._rules.metric == "queue":
@@ -228,12 +232,12 @@ class _ScaledCluster:
         return spent / (length_s * 1e9 * self._cores * self.active)
 
     def needed(self, length_s: float) -> int:
-        """How many replicas the metric asks for after this many seconds from the beginning."""
+        """How many replicas the metric asks for after the first `length_s` seconds."""
         self.run(0.0, length_s)
         return self._rules.desired(self.active, self.asked, self.metric(length_s))
 
     def change(self, now_s: float, replicas: int) -> None:
-        """Ask for this many: replicas that start are given up first."""
+        """Ask for this many replicas; starting ones are removed first."""
         while self.asked < replicas:
             self._starting.append(now_s + self._rules.start_s)
         while self.asked > replicas and self._starting:
@@ -246,22 +250,22 @@ class _ScaledCluster:
         advance(self._tables, self.state, self._arrivals, int(until_s * 1e9))
 
     def finish(self) -> None:
-        """Have everything answered that arrived."""
+        """Simulate until all requests that arrived are answered."""
         advance(self._tables, self.state, self._arrivals, FAR)
 
 
 def simulate_autoscaler(  # noqa: PLR0913  when a recording ends is not in its arrivals
     cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, limit: Limit, seed: int = 0, *, length_s: float = 0.0
 ) -> Course:
-    """Have an autoscaler follow a recording.
+    """Simulate an autoscaler that follows a recording.
 
     Args:
-        cluster: of one replica, with routing and hedging.
-        arrivals_ns: int64, ascending, from the beginning of the recording.
-        rules: of the autoscaler; `most` and `target` are set.
-        limit: that requests have to meet.
-        seed: of service times and routing.
-        length_s: of the recording, where it goes on after the last arrival.
+        cluster: a cluster of one replica, with its routing and hedging.
+        arrivals_ns: arrival times since the beginning of the recording, int64 [n], ascending.
+        rules: rules of the autoscaler, with `most` and `target` set.
+        limit: the latency limit of the requests.
+        seed: seed of service times and routing.
+        length_s: length of the recording, if it goes on after the last arrival.
     """
     begin = first_replicas(cluster, arrivals_ns, rules, seed)
     scaled = _ScaledCluster(replace(cluster, servers=rules.most), arrivals_ns, rules, begin, seed)
@@ -288,7 +292,7 @@ def simulate_autoscaler(  # noqa: PLR0913  when a recording ends is not in its a
 
 
 def first_replicas(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, seed: int = 0) -> int:
-    """The least number of replicas, within the rules' bounds, that the first interval's requests do not add to."""
+    """The smallest number of replicas, within the rules' bounds, that the first interval would not increase."""
     first = arrivals_ns[: np.searchsorted(arrivals_ns, int(rules.every_s * 1e9))][:_MOST_FIRST]
     if not len(first):
         return rules.least
@@ -310,7 +314,7 @@ class _Answers:
     late: np.ndarray
 
     def moment(self, begin_s: float, length_s: float, replicas: float, share: float) -> Moment:
-        """What came of those that arrived in a part of the course."""
+        """The figures of the requests that arrived in a part of the course."""
         first, last = np.searchsorted(self.arrivals, [int(begin_s * 1e9), int((begin_s + length_s) * 1e9)])
         own = counted(self.arrivals[first:last], self.answered[first:last], np.zeros(3))
         at_ms = own.percentile_ms(share) if last > first else None
@@ -319,7 +323,7 @@ class _Answers:
 
 
 def _course(answers: _Answers, counts: np.ndarray, every_s: float, limit: Limit) -> tuple[Moment, ...]:
-    """The course in parts of as many ticks each as keep it short; `counts` are the replicas at each tick."""
+    """The course in at most 288 parts; `counts` are the replicas at each decision."""
     together = -(-len(counts) // _SHOWN)
     parts = ((first, counts[first : first + together]) for first in range(0, len(counts), together))
     return tuple(

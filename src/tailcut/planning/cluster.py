@@ -1,4 +1,4 @@
-"""Simulates many servers of one configuration behind a load balancer. Pure: the same arguments give the same result.
+"""Simulates many servers of one configuration behind a load balancer. The same arguments give the same result.
 
 The event loop is `kernels/cluster.py`; one server is that of `tuner/simulate.py`, with clients on other machines.
 """
@@ -50,12 +50,12 @@ class ClusterPrediction:
 
 
 def without_client(configuration: Configuration) -> Configuration:
-    """The configuration with its clients on another machine."""
+    """The configuration with its clients on other machines."""
     return replace(configuration, way_in=replace(configuration.way_in, client_ns=0, client_pass_ns=0))
 
 
 def tables_of(cluster: Cluster) -> balancing.Tables:
-    """What the kernel takes of a cluster."""
+    """A cluster's tables for the kernel."""
     configuration = without_client(cluster.configuration)
     service = configuration.service
     best, estimate = service.worth_taking(configuration.max_batch_size)
@@ -98,10 +98,10 @@ def outcome(state: balancing.BalancingState, arrivals: np.ndarray, first: int, c
     """The result of a finished simulation for the requests from `first` on.
 
     Args:
-        state: of the simulation.
-        arrivals: of all requests.
-        first: the first request that counts.
-        cores: of all servers.
+        state: the state of the simulation.
+        arrivals: arrival times of all requests, int64 [n], in nanoseconds.
+        first: index of the first request that counts.
+        cores: number of cores of all servers together.
     """
     prediction = counted(arrivals[first:], state.answered[first:], state.totals.sum(axis=0))
     busy_ns = float(state.totals[:, : balancing.BATCHES].sum())
@@ -110,7 +110,7 @@ def outcome(state: balancing.BalancingState, arrivals: np.ndarray, first: int, c
 
 
 def counted(arrivals: np.ndarray, answered: np.ndarray, totals: np.ndarray) -> Prediction:
-    """The latencies of some requests; `totals` are CPU ns of loops and engines, and batches."""
+    """The latencies of these requests; `totals` are CPU time in ns of loops and engines, and batches."""
     served = (answered >= 0) & (answered < FAR)
     latencies = (answered - arrivals)[served]
     duration_ns = int(max(answered[served].max(initial=0), arrivals[-1])) - int(arrivals[0]) if len(arrivals) else 0

@@ -1,6 +1,6 @@
-"""The demand on the servers: rates, arrival processes, limits and recordings, and their command-line forms. Pure.
+"""The demand on the servers: rates, arrival processes, limits and recordings, and their command-line forms.
 
-A recording is arrival times, or rates over time; it can be scaled to another mean rate.
+A recording consists of arrival times or of rates over time; it can be scaled to another mean rate.
 """
 
 import re
@@ -12,21 +12,21 @@ import numpy as np
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import BURST_SHARE, Arrivals, Bursty, Constant, Poisson
 
-MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
-_MOST_LITTLE = 1.1  # times its own rate up to which a recording of arrivals is scaled gap by gap
-SMOOTHED = 100  # arrivals whose mean rate is taken beyond that
-_LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
+MOST_REQUESTS = 10_000_000  # the most requests of a recording that are simulated
+_MOST_LITTLE = 1.1  # up to this factor, a recording of arrivals is scaled gap by gap
+SMOOTHED = 100  # beyond it, the mean rates of this many arrivals are scaled
+_LEAST_RATE = 0.01  # requests per second; with fewer, a simulation exceeds the range of its clock
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
-_MOST_HEADROOM, _MOST_SHARE = 100.0, 4.0  # times the rate; a larger share than the second one was meant as per cent
+_MOST_HEADROOM, _MOST_SHARE = 100.0, 4.0  # times the rate; a number above the second must end in %
 _KINDS = ("poisson", "constant", "bursty")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A latency that a percentile has to meet."""
+    """A latency limit for a percentile."""
 
-    percentile: str  # as it was written: p99
+    percentile: str  # as the user wrote it, such as p99
     limit_ms: float
 
     @property
@@ -98,7 +98,7 @@ def parse_headroom(text: str) -> float:
     """Parse an additional share of the rate, such as `0.2` or `20%`.
 
     Raises:
-        UsageError: the text is neither, is above 100 times the rate, or was most likely meant as per cent.
+        UsageError: the text is neither, is above 100 times the rate, or most likely lacks a per cent sign.
     """
     number = text.strip()
     is_percent = number.endswith("%")
@@ -119,7 +119,7 @@ def parse_arrivals(text: str, duration: Callable[[str], float]) -> Callable[[flo
     """Parse `poisson`, `constant`, `bursty` or `bursty:FACTOR[:LENGTH]` into an arrival process for a mean rate.
 
     Raises:
-        UsageError: the text has another form, or such bursts are impossible.
+        UsageError: the text has another form, or no traffic can have such bursts.
     """
     kind, *words = text.strip().split(":")
     if kind not in _KINDS or (words and kind != "bursty") or len(words) > 2:
@@ -131,7 +131,7 @@ def parse_arrivals(text: str, duration: Callable[[str], float]) -> Callable[[flo
     except ValueError:
         raise UsageError(f"--arrivals: {words[0]!r} is not a factor: write bursty:5:200ms") from None
     length_s = duration(words[1]) if len(words) > 1 else 0.2
-    Bursty(1.0, factor, length_s)  # raises for what is impossible
+    Bursty(1.0, factor, length_s)  # raises if such bursts are impossible
     return lambda rate: Bursty(rate, factor, length_s)
 
 
@@ -151,29 +151,29 @@ class Recording:
 
     @property
     def length_s(self) -> float:
-        """From its beginning to its end."""
+        """The length of the recording in seconds."""
         return float(self.edges_s[-1])
 
     @property
     def requests(self) -> float:
-        """How many there are."""
+        """The number of requests."""
         return float(self.load[-1])
 
     @property
     def rate(self) -> float:
-        """The mean."""
+        """The mean rate in requests per second."""
         return self.requests / self.length_s
 
     def scaled_up(self, rate: float | None) -> bool:
-        """Whether this rate is more than a little above that of recorded arrivals."""
+        """Whether the recording consists of arrivals and this rate is more than a tenth above theirs."""
         return self.replayed and rate is not None and rate > _MOST_LITTLE * self.rate
 
     def smoothed(self) -> "Recording":
-        """The course of the rate, each of about a hundred arrivals.
+        """The rate over time, as mean rates of about a hundred arrivals each.
 
-        Scaled up, each gap between two arrivals would have many requests, and a short one would be a burst. The last
-        part is twice as long: of what follows the last arrivals only a mean gap is known, which alone would make a
-        burst of them.
+        If single gaps between arrivals were scaled up, each would get many requests, and a short gap would become a
+        burst. The last part has twice as many arrivals, because only an assumed mean gap follows the last arrival, with
+        which a short part would become a burst.
         """
         last = len(self.load) - 1
         kept = np.linspace(0, last, max(1, last // SMOOTHED) + 1).round().astype(np.int64)
@@ -181,15 +181,15 @@ class Recording:
         return Recording(self.edges_s[kept], self.load[kept], replayed=False)
 
     def compression(self, rate: float | None) -> float:
-        """By how much time has to run faster for the simulation to be short, at the recorded mean or another one."""
+        """The factor by which time has to run faster for a short simulation, at the recorded or another mean rate."""
         return max(1.0, (self.rate if rate is None else rate) * self.length_s / MOST_REQUESTS)
 
     def compressed(self, factor: float) -> "Recording":
-        """The same rates, each for a shorter time."""
+        """The same rates, each for a time that is shorter by this factor."""
         return Recording(self.edges_s / factor, self.load / factor, replayed=False)
 
     def times(self, rate: float | None, seed: int) -> np.ndarray:
-        """The arrivals, int64 ns: as recorded, or where a rate is given scaled to that mean, with the same course."""
+        """Arrival times, int64 ns: as recorded or, with a rate, scaled to that mean with the same course."""
         scale = 1.0 if rate is None else rate / self.rate
         if self.replayed and scale == 1.0:
             return _nanoseconds(self.edges_s[:-1])
@@ -199,19 +199,19 @@ class Recording:
 
 
 def replayed(seconds: np.ndarray, length_s: float) -> Recording:
-    """A recording of arrivals, ascending from 0."""
+    """A recording of arrival times in seconds, ascending from 0."""
     return Recording(np.append(seconds, length_s), np.arange(len(seconds) + 1.0), replayed=True)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Arrivals that repeat: the busiest part of a recording, at its own rate or scaled to another one.
+    """Repeating arrivals: the busiest part of a recording, at its own rate or scaled to another one.
 
     Args:
-        seconds: float64, ascending from 0.
-        length_s: of the part.
+        seconds: arrival times, float64 [n], ascending from 0.
+        length_s: length of the part in seconds.
         rate: mean requests per second.
-        drawn: whether they were drawn at rates over time, and short gaps among them mean nothing.
+        drawn: whether the arrivals were drawn at random from rates over time, so that short gaps are not bursts.
     """
 
     seconds: np.ndarray
@@ -221,9 +221,9 @@ class Stretch:
     name: str = "trace"
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """Arrivals of a duration: the part again and again, thinned or thickened to the rate at random.
+        """Arrival times for a duration, int64 ns: the part repeats, with requests removed or added to match the rate.
 
-        Recorded bursts grow by a tenth at most: what is more comes at the rate over time, as far as it is known.
+        Recorded bursts grow by a tenth at most; further requests are added by the rate over time.
         """
         own = len(self.seconds) / self.length_s
         scale, rounds = self.rate / own, int(duration_s / self.length_s) + 1
@@ -234,10 +234,10 @@ class Stretch:
 
 
 def even_bursts(process: Bursty, duration_s: float, seed: int) -> np.ndarray:
-    """Arrivals of a duration that has as many bursts as are to be expected, for a tenth of it in all; int64 ns.
+    """Arrival times for a duration, int64 ns, with the expected number of bursts, which fill a tenth of the duration.
 
-    The lengths of the bursts, and of the times between them, are drawn from equal parts of the exponential
-    distribution, one from each: that of twenty bursts most are short or long is not left to chance.
+    The lengths of the bursts and of the times between them are a stratified sample of the exponential distribution:
+    one from each of as many equally probable parts, so that twenty bursts are never mostly short or mostly long.
     """
     random = np.random.default_rng(seed)
     cycles = max(1, round(duration_s / process.cycle_s))
@@ -246,29 +246,29 @@ def even_bursts(process: Bursty, duration_s: float, seed: int) -> np.ndarray:
     load = lengths * [process.calm_rate, process.factor * process.rate]
     asked, edges_s = (np.concatenate([[0.0], np.cumsum(values)]) for values in (load, lengths))
     nanos = _drawn(1.0, asked, edges_s, random)
-    begin = int(random.random() * duration_s * 1e9)  # in a burst, or between two
+    begin = int(random.random() * duration_s * 1e9)  # within a burst or between two
     rotated: np.ndarray = np.sort((nanos + begin) % int(duration_s * 1e9))
     return rotated
 
 
 def _even_lengths(count: int, random: np.random.Generator) -> np.ndarray:
-    """Lengths, one from each of `count` equal parts of the exponential distribution, in any order; their sum is 1."""
+    """A stratified sample of the exponential distribution in random order, float64 [count], scaled to a sum of 1."""
     lengths = -np.log1p(-(np.arange(count) + random.random(count)) / count)
     shuffled: np.ndarray = random.permutation(lengths / lengths.sum())
     return shuffled
 
 
 def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A Poisson process on the scale of expected requests, which has their course on the scale of time; int64 ns."""
+    """A Poisson process whose rate over time is that of `load` over `edges_s`, times `scale`; int64 ns."""
     most = scale * float(load[-1])
     units = np.cumsum(random.exponential(1.0, int(most + 10 * most**0.5 + 10)))
     return _nanoseconds(np.interp(units[units < most] / scale, load, edges_s))
 
 
 def _scaled(scale: float, arrivals: Recording, most: float, random: np.random.Generator) -> np.ndarray:
-    """Recorded arrivals, of which some are left out, or to which others are added; int64 ns.
+    """Recorded arrivals with some removed or others added at random; int64 ns.
 
-    Up to the scale `most` each gap gets as many; beyond it, they are added by the course of the rate.
+    Up to the scale `most`, requests are added to each gap alike; beyond it, by the rate over time.
     """
     seconds = arrivals.edges_s[:-1]
     if scale <= 1:
@@ -292,11 +292,11 @@ def _nanoseconds(seconds: np.ndarray) -> np.ndarray:
 
 
 def busiest(arrivals_ns: np.ndarray, window_s: float) -> np.ndarray:
-    """The arrivals of the busiest window of this many seconds, in seconds from its beginning.
+    """The arrivals in the busiest window, in seconds since its beginning, float64.
 
     Args:
-        arrivals_ns: int64, ascending.
-        window_s: its length.
+        arrivals_ns: arrival times, int64 [n], ascending.
+        window_s: length of the window in seconds.
     """
     ends = np.searchsorted(arrivals_ns, arrivals_ns + int(window_s * 1e9))
     first = int(np.argmax(ends - np.arange(len(arrivals_ns))))

@@ -1,8 +1,8 @@
-"""The measurements of a profile: in its evidence, or else in the journal of its tune beside it.
+"""The measurements of a profile, from its evidence or from the journal of its tune beside it.
 
-The parts of a server are measured by themselves, in short probes. The whole server was measured as well, by the tune's
-verification: where the two differ by more than short measurements do, what the parts promise for it, divided by its
-result, scales all CPU times of a plan.
+A tune measures the parts of a server in short probes, and the whole server in its verification. If the throughput that
+the parts predict differs from that of the whole by more than such measurements usually do, the ratio of the two scales
+all CPU times of a plan.
 """
 
 import math
@@ -17,12 +17,12 @@ from tailcut.tuner.journal import lines_of
 from tailcut.tuner.service import MeasuredService, measured_service
 from tailcut.tuner.simulate import Configuration, simulate_closed, slowed
 
-_LEAST, _MOST = 0.5, 2.0  # a scale outside these is a fault of one of the two measurements, and not applied
-_ALIKE = 0.15  # by which a closed loop of some seconds may differ in another minute of the same hour
-_ANSWERS = 20_000  # that are simulated
-# What each stop by a quota costs, of the 100 ms from one to the next: the caches are cold (docs/performance.md).
+_LEAST, _MOST = 0.5, 2.0  # a scale outside of these means that a measurement failed, and is not applied
+_ALIKE = 0.15  # the share by which a closed loop of some seconds differs from minute to minute
+_ANSWERS = 20_000  # the number of requests that are simulated
+# What throttling by a quota costs in each period of 100 ms, because caches are cold (docs/performance.md).
 _STOPPED = 0.017
-_LEAST_LEFT = 0.1  # of a quota that is hardly more than that
+_LEAST_LEFT = 0.1  # the least share of a quota that remains, if it is hardly more than that cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class MeasuredProfile:
 
     @property
     def is_local(self) -> bool:
-        """Whether the tune's clients used what works only on the same machine: shared memory, or a Unix socket."""
+        """Whether the tune's clients used shared memory or a Unix socket, which work only on the same machine."""
         io = self.profile.settings.io
         return io.wire == "shared" or io.socket == "unix"
 
     @property
     def cores(self) -> float:
-        """Cores that the tune had: as many as its quota, which `service` has in whole CPUs, at least 1."""
+        """Cores that the tune had: its quota, which `service` rounds down to whole CPUs, or else `service.cores`."""
         quota = self._machine("cpu_quota")
         if not quota or max(1, int(quota)) != self.service.cores:  # the affinity mask or `--cpus` allowed fewer
             return self.service.cores
@@ -64,9 +64,9 @@ class MeasuredProfile:
 
     @property
     def ratio(self) -> float:
-        """What its parts promise for the verified closed loop, over what the server answered; 1 without a verification.
+        """Throughput of the verified closed loop: predicted from the parts over measured; 1 without a verification.
 
-        A server that was confined to some of the CPUs left the others to the client, which had to share them otherwise.
+        If the server was confined to some of the CPUs, the client had the others to itself, and is simulated so.
         """
         if self.throughput is None:
             return 1.0
@@ -84,25 +84,25 @@ class MeasuredProfile:
 
     @property
     def agrees(self) -> bool:
-        """Whether parts and whole differ no more than two measurements of the same thing do."""
+        """Whether prediction and measurement differ no more than two measurements of the same thing."""
         return abs(self.ratio - 1) <= _ALIKE
 
     @property
     def is_near(self) -> bool:
-        """Whether parts and whole agree enough to scale one to the other."""
+        """Whether prediction and measurement are close enough to scale one to the other."""
         return _LEAST <= self.ratio <= _MOST
 
     def configuration(self, cores: float, workers: int = 1) -> Configuration:
-        """One server process of a replica, as the whole server was measured.
+        """One server process of a replica, with CPU times scaled to the measurement of the whole server.
 
         Args:
-            cores: of the replica; each process has its share.
-            workers: processes of the replica.
+            cores: cores of the replica, shared by its processes.
+            workers: number of server processes of the replica.
         """
         return slowed(self.parts(cores, workers), self.scale)
 
     def parts(self, cores: float, workers: int = 1) -> Configuration:
-        """As `configuration`, but only from the measurements of the parts."""
+        """As `configuration`, but with the times of the parts, unscaled."""
         return self.service.configuration(self.profile.settings, lasting_cores(cores, workers) / workers)
 
     def _machine(self, fact: str) -> float:
@@ -111,11 +111,11 @@ class MeasuredProfile:
 
 
 def lasting_cores(cores: float, workers: int = 1) -> float:
-    """The cores of a replica minus the cost of being stopped by its CPU quota.
+    """The cores of a replica minus the cost of being throttled by its CPU quota.
 
     Args:
-        cores: cores of the replica; below one core, every server is stopped by the quota.
-        workers: number of processes, each of which finds its caches cold after a stop.
+        cores: cores of the replica; below one core, the quota throttles every server.
+        workers: number of processes, each of which finds cold caches after it was throttled.
     """
     return max(_LEAST_LEFT * cores, cores - workers * _STOPPED) if cores < 1 else cores
 
@@ -128,7 +128,7 @@ def read_measured(path: Path) -> MeasuredProfile:
     """Read a profile and its measurements.
 
     Raises:
-        ProfileError: the profile cannot be read, is of a later schema, is a pipeline's, or has no measurements.
+        ProfileError: the profile cannot be read, has a later schema, belongs to a pipeline, or has no measurements.
     """
     profile = Profile.load(path)
     if profile.is_of_pipeline:

@@ -1,4 +1,4 @@
-"""Notes on what a plan is based on. Pure."""
+"""Notes on what a plan is based on."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from tailcut.planning.request import PlanRequest
 from tailcut.planning.search import MOST_SIMULATED, Figures, PlannedLoad
 from tailcut.planning.words import number, several
 
-_FAR = 2.0  # a measured capacity from the tune's: more than quotas and cold caches explain
+_FAR = 2.0  # a larger factor between a measured capacity and the tune's is not explained by quotas and cold caches
 
 
 def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequence[Figures] = ()) -> list[str]:

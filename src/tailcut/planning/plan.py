@@ -1,4 +1,4 @@
-"""Makes a plan from measurements and demand: search, curve, losses, price, and an autoscaler's course. Pure."""
+"""Makes a plan from measurements and demand: search, curve, losses, price, and an autoscaler's course."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,11 +48,11 @@ from tailcut.planning.words import number
 from tailcut.tuner.simulate import Configuration
 from tailcut.tuner.together.selection import spin_ns
 
-BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
+BUSIEST_S = 60.0  # the part of a recording that a fixed number of replicas is planned for
 _MONTH_H = 730.0
-_PRICE_DIGITS = 10  # all of them: a low price is not 0
-_LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
-_MOST_DECISIONS = 1_000_000  # of an autoscaler
+_PRICE_DIGITS = 10  # enough that a low price is not rounded to 0
+_LEAST_LIMITS = 2  # the least time between two decisions of an autoscaler, in limits
+_MOST_DECISIONS = 1_000_000  # the most decisions of an autoscaler that are simulated
 _LEAST_ARRIVALS = 2
 _SHOWN_LOSSES = 3
 _GROWN = (
@@ -75,22 +75,22 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Traffic:
-    """What is simulated of the traffic that the user described, and what is to be said of it."""
+    """The part of the user's traffic that is simulated, and notes on it."""
 
     make: Callable[[float], Arrivals]
     rates: Sequence[float]
     notes: Sequence[str] = ()
     arrivals_ns: np.ndarray | None = None  # of the recording
-    compression: float = 1.0  # of its time
-    length_s: float = 0.0  # of the recording, so compressed
+    compression: float = 1.0  # of its time, a factor
+    length_s: float = 0.0  # of the compressed recording
 
 
 def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
-    """Plan.
+    """Make a plan.
 
     Args:
         wanted: what the user asked for.
-        tell: called with each phase.
+        tell: called with the name of each phase when it begins.
 
     Raises:
         UsageError: no number of replicas meets a limit, or the recording is too long.
@@ -111,7 +111,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     lost = losses(question.expect, replicas, rate, counts)
     tell("simulating the curve of rate against replicas")
     for shown in (replicas, *(replicas - count for count, _ in lost)):
-        findings.within(shown, rate)  # has been simulated
+        findings.within(shown, rate)  # simulated before, now recorded
     each = max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity)
     curve = _curve(wanted, findings, replicas, question.capacity, each)
     course = None
@@ -151,7 +151,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
 def _curve(
     wanted: PlanRequest, findings: KnownRates, replicas: int, capacity: float, each: float
 ) -> list[CapacityPoint]:
-    """The highest rates, around the planned number; `each` is what a replica carries by a guess."""
+    """The highest rate for numbers of replicas around the planned one; `each` is a guess of the rate per replica."""
     rates = {count: highest_rate(findings, count, capacity, each * count) for count in curve_points(replicas)}
     return [CapacityPoint(count, count * wanted.replica_cores, round(rate, 2)) for count, rate in rates.items()]
 
@@ -187,15 +187,15 @@ def _question(wanted: PlanRequest) -> _Question:
 
 
 def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN) -> _Traffic:
-    """What is simulated: bursts short enough, and of a recording its busiest minute, or less where that is too much.
+    """The traffic to simulate: bursts that are short enough, and the busiest minute of a recording, or a part of it.
 
     Args:
         wanted: what the user asked for.
         capacity: requests per second of one server.
-        servers: that are simulated.
+        servers: number of simulated servers.
 
     Raises:
-        UsageError: there is too much to simulate, or too little to plan for.
+        UsageError: there are too many requests to simulate, or too few to plan for.
     """
     if wanted.recording is None:
         process = wanted.arrivals(1.0)
@@ -225,7 +225,7 @@ def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN)
 
 
 def _scaling_notes(wanted: PlanRequest, recording: Recording) -> list[str]:
-    """What was made of recorded arrivals that are fewer than what is planned for."""
+    """Notes on how recorded arrivals were scaled up to a higher rate."""
     if not wanted.rates or not recording.scaled_up(wanted.rates[0]):
         return []
     note = (
@@ -236,11 +236,11 @@ def _scaling_notes(wanted: PlanRequest, recording: Recording) -> list[str]:
 
 
 def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndarray]:
-    """By how much the recording's time runs faster, and its arrivals, int64 ns.
+    """The factor by which the recording's time runs faster, and its arrivals, int64 ns.
 
     Raises:
-        UsageError: so much faster that the time between two decisions holds too few limits; or there are too many
-            decisions; or nothing arrives.
+        UsageError: it runs so fast that decisions are less than two limits apart, there are too many decisions, or
+            too few requests arrive.
     """
     rate = wanted.rates[0] if wanted.rates else None
     faster = recording.compression(rate)
@@ -267,10 +267,10 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
 
 
 def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: int) -> float:
-    """The percentile of lone requests.
+    """The percentile of lone requests in milliseconds.
 
     Raises:
-        UsageError: it is over the limit.
+        UsageError: it exceeds the limit.
     """
     alone_ms = lone_ms(configuration, limit, seed)
     if alone_ms > limit.limit_ms:
@@ -330,7 +330,7 @@ def _significant(value: float) -> float:
 
 
 def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: float, faster: float) -> Autoscaled:
-    """The course in the recording's own time, which ran faster."""
+    """The course in the recording's own time; the simulation ran faster by the factor `faster`."""
     return Autoscaled(
         metric=rules.metric,
         target=round(rules.target, 3),

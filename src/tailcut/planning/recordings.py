@@ -1,4 +1,4 @@
-"""Recorded traffic in files: arrival times, or rates over time, as logs and monitoring systems have them."""
+"""Reads recorded traffic from files: arrival times, or rates over time, as logs and monitoring systems write them."""
 
 import math
 import re
@@ -11,26 +11,27 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.arrivals import trace_of_lines
 from tailcut.planning.demand import Recording, replayed
 
-_COLUMNS, _LEAST_LINES = 2, 2  # of a recording of rates
-_DIVIDERS = re.compile(r'[,;"]')  # of a line of numbers, besides spaces
+_COLUMNS, _LEAST_LINES = 2, 2  # columns and fewest lines of a recording of rates
+_DIVIDERS = re.compile(r'[,;"]')  # separators of a line, besides spaces
 _TRACE_LINES = "arrival times in seconds, one per line, or lines of SECONDS RATE"
 _LATEST_S = 1e11  # since 1970: the year 5138
 _MOST_RATE = 1e9  # requests per second
 
 
 def read_recording(path: Path) -> Recording:
-    """A file of arrival times in seconds, one a line, or of lines `SECONDS RATE`, each rate until the next line.
+    """Read a file of arrival times in seconds, one per line, or of lines `SECONDS RATE`.
 
-    Lines that start with `#` are left out. The last rate lasts as long as the one before it, and what follows the last
-    arrival is a mean gap. Commas or semicolons, quotes, and names in the first line are those of monitoring systems.
+    A rate holds until the next line, and the last one as long as the one before it. After the last arrival, a recording
+    continues for a mean gap. Lines that start with `#` are ignored; commas, semicolons, quotes, and column names in the
+    first line are accepted, because monitoring systems write them.
 
     Raises:
-        UsageError: missing, not such a file, or too short.
+        UsageError: the file is missing, has another format, or is too short.
     """
     rows = _rows(path)
     if not rows:
         raise UsageError(f"{path}: no traffic: write {_TRACE_LINES}, two lines or more")
-    for number, row in (rows[0], rows[-1]):  # times rise
+    for number, row in (rows[0], rows[-1]):  # times ascend
         _check_unit(path, number, row[0])
     if not any(len(row) == _COLUMNS for _, row in rows):
         return _arrivals(path, rows)
@@ -55,10 +56,10 @@ def read_recording(path: Path) -> Recording:
 
 
 def _arrivals(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Recording:
-    """Arrival times, one a row.
+    """A recording of arrival times, one per row.
 
     Raises:
-        UsageError: a row is something else, or they do not ascend, or are too few.
+        UsageError: a row is not a time, the times do not ascend, or there are too few.
     """
     for number, row in rows:
         if len(row) != 1 or not _is_number(row[0]):
@@ -68,7 +69,7 @@ def _arrivals(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Recording:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """The words of each line, with its number from 1; without comments, empty lines and names of the columns.
+    """The words of each line, with its number from 1, without comments, empty lines and column names.
 
     Raises:
         UsageError: the file is missing, or not readable.
@@ -84,7 +85,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _check_unit(path: Path, number: int, time: str) -> None:
-    """Check that a time can be one in seconds.
+    """Check that a time is plausible in seconds.
 
     Raises:
         UsageError: it is too large.
@@ -97,10 +98,10 @@ def _check_unit(path: Path, number: int, time: str) -> None:
 
 
 def _pair(path: Path, number: int, row: list[str]) -> tuple[float, float]:
-    """A time and a rate.
+    """A time in seconds and a rate in requests per second.
 
     Raises:
-        UsageError: the line is something else.
+        UsageError: the line has another format.
     """
     if len(row) == _COLUMNS and all(map(_is_number, row)):
         seconds, rate = map(float, row)

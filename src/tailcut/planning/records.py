@@ -1,16 +1,16 @@
 """What `tailcut plan` prints with --json, as structs: the source of its JSON schema.
 
-A key that is None is null in the JSON: it was not asked for, or its value is unknown.
+A field that is None is null in the JSON: it was not asked for, or its value is unknown.
 """
 
 from tailcut.record import Record
 
 
 class PlannedFigures(Record, frozen=True):
-    """What is expected at a rate."""
+    """Expected figures at a rate."""
 
     rate: float  # requests per second
-    p50_ms: float | None  # null where more requests are refused than the percentile allows
+    p50_ms: float | None  # null if more requests are refused than the percentile allows
     p99_ms: float | None
     at_ms: float | None  # the limit's own percentile
     goodput: float  # answers within the limit, per second
@@ -19,15 +19,15 @@ class PlannedFigures(Record, frozen=True):
 
 
 class PlannedModel(Record, frozen=True):
-    """One model, and what it is asked."""
+    """One model and its load."""
 
     name: str
     profile: str
     rate: float
     percentile: str
     limit_ms: float
-    lone_ms: float  # the percentile of requests that never meet each other
-    threads: int  # of a batch
+    lone_ms: float  # the percentile of requests that never overlap
+    threads: int  # that compute a batch
     max_batch_size: int
     measured_in: str  # the file with the service times
     exact: bool  # false: measured before the last changes of the engine's settings
@@ -43,25 +43,25 @@ class CapacityPoint(Record, frozen=True):
 
 
 class Loss(Record, frozen=True):
-    """What is left when replicas are lost, at the planned rate."""
+    """Expected figures at the planned rate when replicas are lost."""
 
     lost: int
     replicas: int
-    in_flight: float  # mean number of requests that go with each lost replica
+    in_flight: float  # mean number of requests that are lost with each replica
     predicted: PlannedFigures
 
 
 class Price(Record, frozen=True):
-    """What the replicas cost."""
+    """The cost of the replicas."""
 
     per_replica_hour: float
     per_hour: float
-    per_month: float  # of 730 hours
+    per_month: float  # 730 hours
     per_million: float | None  # answers within the limit, at the planned rate
 
 
 class ScalingMoment(Record, frozen=True):
-    """A part of the recording."""
+    """A part of the recording with an autoscaler."""
 
     at_s: float
     rate: float
@@ -71,11 +71,11 @@ class ScalingMoment(Record, frozen=True):
 
 
 class Autoscaled(Record, frozen=True):
-    """What an autoscaler made of the recording."""
+    """The result of an autoscaler that follows the recording."""
 
     metric: str
     target: float
-    saturated: float  # utilisation of a replica that always has more to do: a target above it is never reached
+    saturated: float  # utilisation of a replica with a queue at all times: a higher target is never reached
     every_s: float
     start_s: float
     down_s: float
@@ -86,14 +86,14 @@ class Autoscaled(Record, frozen=True):
     missed_share: float
     at_ms: float | None
     replica_hours: float
-    fixed_replica_hours: float  # of the planned number all the time
+    fixed_replica_hours: float  # with the planned number at all times
     highest: int
     changes: int
     course: list[ScalingMoment]
 
 
 class Assumptions(Record, frozen=True):
-    """What the figures rest on."""
+    """What the figures are based on."""
 
     headroom: float
     failures: int
@@ -104,9 +104,9 @@ class Assumptions(Record, frozen=True):
     workers: int  # server processes of a replica
     cores_per_replica: float
     capacity: float | None  # requests per second that a replica was measured to answer at most
-    capacity_workers: int | None  # that it had; null where none was measured
-    simulated: bool  # more than one machine: no measurement of this machine covers it
-    largest_simulation: int  # servers; more are taken to be no worse at the same load for each
+    capacity_workers: int | None  # its number of server processes; null without a measured capacity
+    simulated: bool  # it has more than one machine, which no measurement covers
+    largest_simulation: int  # servers; more are assumed to be no worse at the same load per server
     seed: int
     notes: list[str]
 
@@ -116,12 +116,12 @@ class PlanResult(Record, frozen=True):
 
     models: list[PlannedModel]
     replicas: int
-    needed: int  # without those that may be lost
+    needed: int  # without the ones that may be lost
     workers: int  # server processes of all replicas
     cores: float
     gpus: int
-    predicted: PlannedFigures  # of all models together: latencies of the one nearest to its limit, or furthest over it
-    stressed: PlannedFigures  # at the rate with headroom, with as many replicas lost as may be
+    predicted: PlannedFigures  # of all models together; latencies: of the one nearest to its limit, or furthest over it
+    stressed: PlannedFigures  # at the rate with headroom, with the allowed number of replicas lost
     curve: list[CapacityPoint]
     losses: list[Loss]
     price: Price | None

@@ -1,4 +1,4 @@
-"""The request for a plan: the models, their traffic and limits, and the size of a replica. Pure."""
+"""The request for a plan: the models, their traffic and limits, and the size of a replica."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class PlanRequest:
         models: profiles with measurements; several are served together on each replica.
         rates: requests per second of each model; empty for a recording at its own rate.
         limits: latency limit of each model.
-        arrivals: makes the arrival process for a mean rate; and the name of the process.
+        arrivals: a function that makes the arrival process for a mean rate, and the name of the process.
         recording: recorded traffic, instead of an arrival process.
         rules: rules of an autoscaler that follows the recording.
         headroom: share of the rate that has to fit in addition.
@@ -29,8 +29,8 @@ class PlanRequest:
         workers: server processes per replica.
         cores: cores of a replica; None: as many as the tune had.
         capacity: requests per second that a replica was measured to answer at most; None: as simulated.
-        capacity_workers: that it had; None: `workers`. Each had as many cores as each of those.
-        price: of a replica for an hour.
+        capacity_workers: workers of that replica, with as many cores each as those of the plan; None: `workers`.
+        price: price of a replica per hour.
     """
 
     models: Sequence[MeasuredProfile]

@@ -1,8 +1,8 @@
-"""Finds how many replicas meet a limit at a rate, and the highest rate that a number of replicas sustains. Pure.
+"""Finds how many replicas meet a limit at a rate, and the highest rate that a number of replicas sustains.
 
 An `Expect` tells how replicas behave at a rate: a cluster of one model, or several models on shared cores. More
-replicas are taken to be no worse, and a higher rate to be no better; the search is by bisection, and all that is found
-for one plan is kept in `KnownRates`, so that its numbers do not contradict each other by the noise of simulations.
+replicas are assumed to be no worse, and a higher rate to be no better. The search is by bisection, and all findings of
+a plan are kept in `KnownRates`, so that the noise of simulations does not make its numbers contradict each other.
 """
 
 import math
@@ -23,19 +23,19 @@ from tailcut.tuner.simulate import Configuration, Prediction, saturation_rate
 MOST_REPLICAS = 1000
 MOST_SIMULATED = 64  # servers: a larger cluster at the same load per server is no worse
 _PER_SERVER, _FEWEST, _MOST = 2000, 40_000, 200_000  # requests of a simulation
-_LIMITS = 100  # times the limit that it lasts, at least: a queue that grows has to be seen to
-_BEYOND = 200  # requests that lie beyond the percentile, at least
-_BEYOND_RARE, _FEWEST_RARE = 10, 200  # the same, and requests in all, of a model beside others that have many more
-_BEYOND_LONE, _FEWEST_LONE = 20, 2000  # the same, of those that never meet
-_FEW = 100  # requests: of fewer, the mean rate is left to chance
-_CYCLES = 20  # bursts that a simulation has, at least
+_LIMITS = 100  # the least length of a simulation in limits, so that a growing queue shows
+_BEYOND = 200  # the fewest requests beyond the percentile
+_BEYOND_RARE, _FEWEST_RARE = 10, 200  # the same, and fewest requests, for a model beside others with many more
+_BEYOND_LONE, _FEWEST_LONE = 20, 2000  # the same, for requests that never overlap
+_FEW = 100  # with fewer requests, arrivals are not stretched to the exact mean rate
+_CYCLES = 20  # the fewest bursts of a simulation
 _MOST_LONE = 1_000_000
-_MOST_UNEVEN, FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
-_SHORTENED, _MOST_LONG = 1_000_000, 6_000_000  # requests at full load: of more, bursts are shortened, or refused
-_MOST_ROUNDS = 3_000_000  # the same, of recorded traffic
-_SHORTEST_GAPS = 0.01  # of the mean time between two requests: bursts are not simulated shorter
-_WARMUP, _ROUNDS = 0.1, 2  # what is not counted of a simulation, and rounds of recorded traffic, at least
-_TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: how near, and the least share of where it begins
+_MOST_UNEVEN, FEWEST_UNEVEN = 800_000, 4  # the most requests, except for this many servers
+_SHORTENED, _MOST_LONG = 1_000_000, 6_000_000  # requests at full load: with more, bursts are shortened, or refused
+_MOST_ROUNDS = 3_000_000  # the same, for recorded traffic
+_SHORTEST_GAPS = 0.01  # of the mean time between two requests: bursts are not shortened further
+_WARMUP, _ROUNDS = 0.1, 2  # the share of a simulation that does not count, and the fewest rounds of recorded traffic
+_TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: its precision, and the lowest rate as a share of its start
 _GROWTH = 1.3
 _SATURATED = 64_000  # requests: under a quota, the rate of 5,000 in batches of 64 is off by up to 8 %
 
@@ -46,16 +46,16 @@ class Figures:
 
     Args:
         rate: requests per second that arrive.
-        mean_ms: of the requests that were answered; nan without any.
-        p50_ms, p99_ms: percentiles.
-        at_ms: the percentile that the limit is for; infinite where more is refused.
+        mean_ms: mean latency of the requests that were answered; nan without any.
+        p50_ms, p99_ms: percentiles of the latency.
+        at_ms: the limit's percentile; infinite if more requests are refused than it allows.
         goodput: answers within the limit, per second.
-        utilisation: of the cores, 0 to 1.
+        utilisation: utilisation of the cores, 0 to 1.
         hedged: share of the requests that were sent twice.
         within: whether the limit is met.
-        parts: of several models, each one's.
-        asked: of one model, the requests that its latencies rest on; without any, they are nan.
-        closer: whether these were simulated closer together than they come.
+        parts: the figures of each model, if there are several.
+        asked: number of requests of one model on which its latencies are based; they are nan without any.
+        closer: whether these requests were simulated closer together than they arrive.
     """
 
     rate: float
@@ -73,11 +73,11 @@ class Figures:
 
     @property
     def in_flight(self) -> float:
-        """Requests at all replicas on average, by Little's law; of several models, those of each."""
+        """Mean number of requests at all replicas, by Little's law; for several models, their sum."""
         return sum(part.rate * part.mean_ms / 1e3 for part in self.parts or (self,) if math.isfinite(part.mean_ms))
 
 
-Expect = Callable[[int, float], Figures]  # of a number of replicas, at a rate in requests per second
+Expect = Callable[[int, float], Figures]  # arguments: the number of replicas, and the rate in requests per second
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ class PlannedLoad:
     seed: int = 0
 
     def arrivals(self, rate: float, length_s: float, seed: int = 0) -> np.ndarray:
-        """Arrivals of this many seconds, int64 ns, with time stretched so that their mean rate is the one asked for.
+        """Arrival times for this many seconds, int64 ns, stretched so that their mean rate is exactly the given one.
 
-        Few requests are left as they are. Bursts have their share of the time, however few they are.
+        Below 100 requests, times are not stretched. Bursts have their share of the time, however few there are.
         """
         process, seed = self.make(rate), self.seed + seed
-        if isinstance(process, Bursty):  # of shorter ones none has two requests, and all together are a Poisson process
+        if isinstance(process, Bursty):  # no shorter burst has two requests: they are a Poisson process
             process = replace(process, length_s=max(process.length_s, _SHORTEST_GAPS / rate))
         drawn = even_bursts(process, length_s, seed) if isinstance(process, Bursty) else process.times(length_s, seed)
         if rate * length_s < _FEW:
@@ -109,13 +109,13 @@ class PlannedLoad:
         return stretched
 
     def requests(self, rate: float, servers: int) -> int:
-        """How many a simulation takes, as far as the percentile and the queues go."""
+        """The number of requests that a simulation needs for the percentile and for queues to show."""
         beyond = _BEYOND / (1 - self.limit.share)
         queues = _LIMITS * rate * self.limit.limit_ms / 1e3
         return int(min(_MOST, max(_FEWEST, _PER_SERVER * servers, queues, beyond)))
 
     def length_s(self, rate: float, servers: int) -> float:
-        """How long a simulation lasts: with twenty bursts at least, and recorded traffic in whole rounds."""
+        """The length of a simulation in seconds: at least twenty bursts, and whole rounds of recorded traffic."""
         wanted_s, round_s = self.requests(rate, servers) / rate, self._round_s
         if not round_s:
             return max(wanted_s, self.least_s)
@@ -123,27 +123,27 @@ class PlannedLoad:
 
     @property
     def least_s(self) -> float:
-        """How long it lasts at least, for all of what changes over time to be in it."""
+        """The least length in seconds that contains all changes of the traffic over time."""
         process = self.make(1.0)
         return _CYCLES * process.cycle_s if isinstance(process, Bursty) else _ROUNDS * self._round_s
 
     @property
     def _round_s(self) -> float:
-        """After which recorded traffic repeats; 0: it is none."""
+        """The time in seconds after which recorded traffic repeats; 0 if the traffic is not recorded."""
         process = self.make(1.0)
         return process.length_s if isinstance(process, Stretch) else 0.0
 
     def warmup(self, length_s: float) -> float:
-        """The share that is not counted: of recorded traffic the first round, which begins with empty queues."""
+        """The share that is not counted; for recorded traffic, the first round, which begins with empty queues."""
         return self._round_s / length_s or _WARMUP
 
     @property
     def enough(self) -> int:
-        """How many requests the percentile needs at least."""
+        """The fewest requests that the percentile needs."""
         return max(_FEWEST_RARE, math.ceil(_BEYOND_RARE / (1 - self.limit.share) - 1e-6))
 
     def servers(self, servers: int, rate: float) -> int:
-        """Of this many servers at a rate, how many are simulated: uneven traffic takes long, and needs few of them."""
+        """How many of these servers to simulate at a rate: uneven traffic takes long, and needs only a few servers."""
         each = rate / servers * self.least_s
         return min(servers, MOST_SIMULATED, max(FEWEST_UNEVEN, int(_MOST_UNEVEN / each)) if each else MOST_SIMULATED)
 
@@ -204,16 +204,16 @@ def lone_ms(configuration: Configuration, limit: Limit, seed: int = 0) -> float:
 
 
 def simulated_bursts(process: Bursty, limits: Sequence[Limit], capacity: float, servers: int = FEWEST_UNEVEN) -> Bursty:
-    """Bursts of which twenty can be simulated: these, or shorter ones of no less than a hundred limits.
+    """Bursts of which twenty can be simulated: the given ones, or shorter ones of at least a hundred limits.
 
     Args:
-        process: that was asked for.
-        limits: to meet.
+        process: the bursts that the user asked for.
+        limits: the latency limits to meet.
         capacity: requests per second of one server.
-        servers: that are simulated.
+        servers: number of simulated servers.
 
     Raises:
-        UsageError: even those are too many requests.
+        UsageError: even the shorter ones have too many requests.
     """
     each = servers * capacity * _CYCLES / BURST_SHARE  # requests, per second of a burst
     least_s = min(process.length_s, _LIMITS * max(limit.limit_ms for limit in limits) / 1e3)
@@ -226,12 +226,12 @@ def simulated_bursts(process: Bursty, limits: Sequence[Limit], capacity: float, 
 
 
 def longest_round_s(capacity: float) -> float:
-    """How long recorded traffic may be for two rounds to be simulated, by the requests per second of one server."""
+    """The longest recorded traffic, in seconds, for two simulated rounds; `capacity`: requests/s of one server."""
     return _MOST_ROUNDS / (_ROUNDS * FEWEST_UNEVEN * capacity)
 
 
 class KnownRates:
-    """Remembers which rates a number of replicas met or missed, so that whatever follows is not simulated.
+    """Remembers which rates a number of replicas met or missed, so that nothing that follows from it is simulated.
 
     Args:
         expect: tells how replicas behave.
@@ -292,10 +292,10 @@ def highest_rate(findings: KnownRates, replicas: int, capacity: float, guess: fl
     """The highest rate, to within 2 %, at which this many replicas meet the limit; 0 if none was found.
 
     Args:
-        findings: what they do, and what is known of it: no less than they were found to meet is returned.
-        replicas: how many.
+        findings: tells how replicas behave; the result is at least the highest rate that it knows to be met.
+        replicas: number of replicas.
         capacity: requests per second of one replica, whatever the latency.
-        guess: where to begin.
+        guess: the rate at which the search begins.
     """
     low, high, most = 0.0, min(guess, replicas * capacity), replicas * capacity
     least = _LEAST * high
@@ -318,13 +318,13 @@ def highest_rate(findings: KnownRates, replicas: int, capacity: float, guess: fl
 
 
 def curve_points(replicas: int) -> list[int]:
-    """The numbers of replicas whose rates are shown: few of them, around the number that is needed."""
+    """A few numbers of replicas around the needed one, whose highest rates are shown."""
     around = {1, 2, replicas // 2, replicas - 1, replicas, replicas + 1, math.ceil(1.5 * replicas)}
     return sorted(count for count in around if 1 <= count <= MOST_REPLICAS)
 
 
 def losses(expect: Expect, replicas: int, rate: float, counts: Sequence[int]) -> list[tuple[int, Figures]]:
-    """The remaining capacity for each number of lost replicas that leaves at least one."""
+    """The expected figures for each number of lost replicas that leaves at least one."""
     return [(lost, expect(replicas - lost, rate)) for lost in counts if lost < replicas]
 
 

@@ -1,13 +1,13 @@
-"""Simulates replicas that each serve several models on shared cores. Pure.
+"""Simulates replicas that each serve several models on shared cores.
 
 Each replica gets every n-th request of each model, so all of them are alike, and one is simulated
 (`tuner/together/simulation.py`).
 
-A simulation that is long enough for a model of 20,000 requests per second has none of a model of one per minute, and
-one that is long enough for the second has 10^9 of the first. So the models with too few requests are judged by another
-simulation, in which the time between their requests is cut short: to no less than leaves them a small share of the
-replica, so that they meet each other about as rarely as they do. The other models come at their own rates in both, and
-are judged by the first.
+A simulation that is long enough for a model with 20,000 requests per second has no request of a model with one per
+minute, and one that is long enough for the second has 10^9 requests of the first. So the models with too few requests
+are judged by a second simulation, in which the times between their requests are shortened, but only so far that these
+models use a small share of the replica, and still rarely meet each other. The other models have their own rates in both
+simulations, and are judged by the first.
 """
 
 import math
@@ -22,24 +22,24 @@ from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, PlannedLoad
 from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
-_MOST = 120_000  # requests of one replica, but for as long as bursts need
-_MOST_CLOSER = 600_000  # the same of the others, where those of some models come closer together
-_FEW_TURNS = 8  # replicas that get requests in turn then: the arrivals at one are as even with more
-_BUSY = 0.05  # of the replica, that these models may keep busy
-_LONGEST = 4.0  # times the shortest time between their requests that leaves them no more
-_APART = 5e-3  # requests in such a time: of fewer, none meets another one, not in a burst either
-_SPARE = 1.2  # times the requests that are needed, of which the warm-up takes some
+_MOST = 120_000  # the most requests of one replica, unless bursts need more
+_MOST_CLOSER = 600_000  # the same for the other models, when some models' requests come closer together
+_FEW_TURNS = 8  # the most replicas in turn in that case: with more, arrivals at one are no more even
+_BUSY = 0.05  # the share of the replica that models with shortened gaps may use
+_LONGEST = 4.0  # times the shortest gap with which they stay within that share
+_APART = 5e-3  # requests in such a time; with fewer, no two ever overlap, even in a burst
+_SPARE = 1.2  # times the requests that are needed, because the warm-up takes some
 _WARMUP = 0.1
-_ABOVE = 2.0  # the estimate of a replica's capacity is not above it by more
+_ABOVE = 2.0  # a replica's capacity is at most this many times the estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One of the models.
+    """One of the models on a replica.
 
     Args:
-        configuration: how it is served; its own number of cores does not count.
-        load: what it is asked.
+        configuration: how it is served; its number of cores is ignored.
+        load: the load on the model.
         rate: requests per second at the planned load.
         spin_ns: how long the engine's idle threads spin after each batch.
     """
@@ -52,12 +52,12 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class _Replica:
-    """One of several replicas, which get their requests in turn.
+    """One of several replicas that get requests in turn.
 
     Args:
         tenants: its models.
-        rates: of each, requests per second that all of these replicas have.
-        turns: how many replicas these are.
+        rates: requests per second of each model, at all of these replicas together.
+        turns: number of these replicas.
     """
 
     tenants: Sequence[Tenant]
@@ -65,7 +65,7 @@ class _Replica:
     turns: int
 
     def length_s(self) -> float:
-        """How long a simulation lasts."""
+        """The length of a simulation in seconds."""
         wanted_s = max(
             tenant.load.requests(rate, 1) * self.turns / rate
             for tenant, rate in zip(self.tenants, self.rates, strict=True)
@@ -74,16 +74,16 @@ class _Replica:
         return max(least_s, min(wanted_s, _MOST * self.turns / sum(self.rates)))
 
     def arrivals(self, number: int, length_s: float) -> np.ndarray:
-        """The requests of one model in this many seconds, int64 ns."""
+        """The arrival times of one model's requests in this many seconds, int64 ns."""
         whole = self.tenants[number].load.arrivals(self.rates[number], length_s, number)
         return whole[number % self.turns :: self.turns]
 
     def closer(self, rare: Sequence[int], capacities: Sequence[float]) -> list[np.ndarray]:
-        """The requests of all models, where those of some come closer together.
+        """The arrival times of all models, int64 ns, with the requests of rare models closer together.
 
         Args:
-            rare: the numbers of these.
-            capacities: of a replica with one of the models alone, requests per second.
+            rare: the indices of these models.
+            capacities: requests per second of a replica that serves one of the models alone.
         """
         others = sum(rate for number, rate in enumerate(self.rates) if number not in rare) or sum(self.rates)
         most_s, moved = _MOST_CLOSER * self.turns / others, {}
@@ -99,9 +99,9 @@ class _Replica:
         ]
 
     def _shortened(self, number: int, gap_s: float, count: int) -> np.ndarray:
-        """`count` requests of a model, int64 ns, with longer times between them cut to about `gap_s`, at random.
+        """`count` arrival times of a model, int64 ns, with long gaps shortened to about `gap_s`, at random.
 
-        Shorter ones are left, as those in a burst.
+        Shorter gaps, such as those in a burst, are unchanged.
         """
         cut = np.random.default_rng(self.tenants[number].load.seed + number).uniform(0.5, 1.5, count) * gap_s * 1e9
         rate = self.rates[number] / self.turns
@@ -118,7 +118,7 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
     members = [CoTenant(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
     planned, seed = sum(tenant.rate for tenant in tenants), tenants[0].load.seed
     capacities = [capacity_of(tenant.configuration) for tenant in tenants]
-    is_uneven = any(tenant.load.least_s for tenant in tenants)  # takes long, and few replicas need no fewer requests
+    is_uneven = any(tenant.load.least_s for tenant in tenants)  # its simulation takes long, even for few replicas
 
     @cache
     def expect(replicas: int, rate: float) -> Figures:
@@ -132,7 +132,7 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
         parts = [_figures(*item) for item in zip(tenants, predictions, own, strict=True)]
         rare = [number for number, tenant in enumerate(tenants) if parts[number].asked < tenant.load.enough]
         others = [part.within for number, part in enumerate(parts) if number not in rare]
-        if rare and all(others):  # else the limits are missed whatever comes of these
+        if rare and all(others):  # otherwise, limits are missed in any case
             turns = min(turns, _FEW_TURNS)
             replica = _Replica(tenants, [each * turns / replicas for each in own], turns)
             judged = simulate_together(members, replica.closer(rare, capacities), cores, seed)
@@ -168,7 +168,7 @@ def combined(parts: Sequence[Figures], limits_ms: Sequence[float], utilisation: 
 
 
 def capacity_together(tenants: Sequence[Tenant]) -> float:
-    """A rate of all models that one replica cannot serve: each alone has all cores, and may not use all of them."""
+    """A total rate above the capacity of one replica: twice an estimate in which each model alone has all cores."""
     planned = sum(tenant.rate for tenant in tenants)
     return _ABOVE / sum(tenant.rate / planned / capacity_of(tenant.configuration) for tenant in tenants)
 
@@ -178,7 +178,7 @@ def _figures(tenant: Tenant, prediction: Prediction, rate: float) -> Figures:
     counted = prediction.latencies_ns[first:]
     own = Prediction(counted, prediction.refused, prediction.duration_s * (1 - _WARMUP), 0.0, 0.0, prediction.batches)
     asked = len(counted) + prediction.refused
-    if not asked:  # nothing is known but that the limit is met by a lone request
+    if not asked:  # all that is known is that a lone request meets the limit
         return Figures(rate, math.nan, math.nan, math.nan, math.nan, rate, math.nan, 0.0, within=True)
     p50_ms, p99_ms, at_ms = (own.percentile_ms(share) for share in (0.5, 0.99, load.limit.share))
     goodput, within = rate * answered_within(own, load.limit), at_ms <= load.limit.limit_ms

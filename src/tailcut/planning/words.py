@@ -1,8 +1,8 @@
-"""Numbers and nouns in the sentences of a plan. Pure."""
+"""Numbers and nouns in the sentences of a plan."""
 
 from decimal import Decimal
 
-_WHOLE = 1000  # from which on digits after the point say nothing
+_WHOLE = 1000  # from here on, decimals do not matter
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -212,7 +212,7 @@ class _Walk:
         return [self.tensors[output.name] for output in graph.output]
 
     def _scan(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> list[Tensor]:
-        """Follow a Scan along an axis other than the rows' whose states keep shape and rows, so that turns are alike."""
+        """Follow a Scan along an axis other than the rows', whose states keep shape and rows: all turns are alike."""
         body, scanned = attributes["body"], int(attributes["num_scan_inputs"])
         axes = list(attributes.get("scan_input_axes", [0] * scanned))
         axes += attributes.get("scan_output_axes", [0] * (len(node.output) - len(node.input) + scanned))

@@ -1,6 +1,6 @@
-"""PyTorch behind the engine protocol: exported programs (`.pt2`), on the CPU.
+"""PyTorch behind the engine protocol, on the CPU: exported programs (`.pt2`) and TorchScript.
 
-What a file may contain is in `archive.py`, its signature in `program.py`, the proof of its rows in `rows/`, what is
-done to its graph in `passes.py`, and how it computes in `engine.py`. Nothing here imports onnx, onnxruntime, openvino
-or numba.
+`archive.py` says what a file may contain, `program.py` reads its signature, `rows/` proves that its rows are
+independent, `passes.py` edits its graph, and `engine.py` computes; `script.py` is for TorchScript. Nothing here imports
+onnx, onnxruntime, openvino or numba.
 """

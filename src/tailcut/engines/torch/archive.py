@@ -1,7 +1,7 @@
-"""What an exported program may contain before PyTorch reads it. Pure: names and bytes in, an error or nothing out.
+"""Checks an exported program before PyTorch reads it, from the names and bytes of its files.
 
-`torch.export.load` is not safe for files of unknown origin: it unpickles weights and constants that are marked so, the
-example inputs where their safe reading fails, and every file of its older format; it evaluates symbolic sizes as
+`torch.export.load` is not safe for files of unknown origin: it unpickles weights and constants that are marked as
+pickles, example inputs that it cannot read safely, and every file of its older format; it evaluates symbolic sizes as
 Python, looks up operators by any dotted name below `torch`, imports the modules that a tree of outputs names, and loads
 compiled code. A program that `torch.export.save` writes needs none of that, so whatever is not on the lists below is
 refused. The example inputs are a pickle in every file; the caller reads them with `weights_only` first.
@@ -42,7 +42,7 @@ _TARGET = re.compile(
     rf"|_operator\.(?:{_PYTHON})|math\.(?:ceil|floor|trunc|sqrt|pow|log2)|torch\._?sym_\w+"
 )
 _FILES = {"torch.ops.aten.from_file.default", "torch.ops.aten.from_file.out"}  # operators that open files
-_FUNCTIONS = frozenset(  # of sizes: those of sympy and of torch.utils._sympy that PyTorch writes
+_FUNCTIONS = frozenset(  # the functions of sympy and torch.utils._sympy that PyTorch writes into sizes
     [
         "Symbol",
         "Integer",
@@ -95,7 +95,7 @@ _FUNCTIONS = frozenset(  # of sizes: those of sympy and of torch.utils._sympy th
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
-_DEEPEST = 200  # nested objects of a program, whose graphs hold graphs
+_DEEPEST = 200  # levels of nested objects in a program, whose graphs contain graphs
 _NODES = (
     ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare,
     ast.operator, ast.unaryop, ast.cmpop, ast.Tuple,
@@ -106,12 +106,12 @@ def check_archive(names: Sequence[str], read: Callable[[str], bytes]) -> None:
     """Refuse a program whose loading could run anything but its own operators.
 
     Args:
-        names: of the archive's files, without the folder that all of them are in.
-        read: the bytes of one.
+        names: the names of the archive's files, without the folder that contains all of them.
+        read: returns the bytes of a file.
 
     Raises:
-        UnsupportedError: it contains something else; says what.
-        ValueError: it is not an archive of a program.
+        UnsupportedError: it contains something that is not allowed; says what.
+        ValueError: it is not the archive of a program.
     """
     _check_names(names)
     for config, prefix in _PAYLOADS.items():
@@ -128,7 +128,7 @@ def check_archive(names: Sequence[str], read: Callable[[str], bytes]) -> None:
 
 
 def libraries_of(names: Sequence[str], read: Callable[[str], bytes]) -> set[str]:
-    """The libraries of `REGISTERED_BY` whose operators a program has; arguments as for `check_archive`."""
+    """The libraries in `REGISTERED_BY` whose operators a program uses; arguments as for `check_archive`."""
     return {name.decode() for name in _REGISTERED.findall(read(PROGRAM))} if PROGRAM in names else set()
 
 
@@ -167,7 +167,7 @@ def _check_object(item: dict[str, Any]) -> None:
 
 
 def _check_size(text: str) -> None:
-    """A size is arithmetic of symbols and numbers: PyTorch has Python evaluate it."""
+    """Check that a size is arithmetic on symbols and numbers, because PyTorch evaluates it as Python."""
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval"))) if len(text) < 10_000 else []
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -186,7 +186,7 @@ def _check_size(text: str) -> None:
 
 
 def _check_tree(text: str) -> None:
-    """How inputs and outputs are packed: in Python's own containers, whose keys are plain."""
+    """Check that inputs and outputs are packed in Python's own containers with plain keys."""
     tree = json.loads(text) if text else None
     for item in _objects(tree, 0):
         kind = item.get("type")

@@ -1,4 +1,4 @@
-"""torch.compile, for the CPU and for devices: what it is asked for, and what is made of its errors."""
+"""Runs torch.compile for the CPU and for devices: its options, its cache and its errors."""
 
 import logging
 import os
@@ -15,32 +15,32 @@ from tailcut.engines.torch.program import short
 from tailcut.errors import ModelFileError, TailcutError
 from tailcut.spec import ModelSpec
 
-_COMPILED_ROWS = (2, 1)  # sizes that compile apart: one is never generalised to
+_COMPILED_ROWS = (2, 1)  # sizes that are compiled separately: code for other sizes never covers 1
 
 
 def compiler_options(*, computes_indices: bool) -> dict[str, Any]:
-    """What inductor is asked for on the CPU.
+    """The options of inductor on the CPU.
 
-    Its loops check the indices that they look up. On one thread a wrong one is an error of the call; on several it is
-    thrown where nothing can catch it, and ends the process. Products of matrices have their threads either way.
+    Its loops check indices. On one thread, an index out of bounds is an error of the call; on several threads, the
+    exception cannot be caught and ends the process. Matrix products use several threads in any case.
     """
     return {"freezing": True, **({"cpp.threads": 1} if computes_indices else {})}
 
 
 def compiled(module: Any, options: dict[str, Any]) -> Callable[..., Sequence[Any]]:
-    """The module compiled for all sizes, at its first call; a call outside of the mode of that one compiles anew."""
+    """The module, compiled for all sizes at its first call; a call outside of that call's mode compiles again."""
     call: Callable[..., Sequence[Any]] = torch.compile(module, dynamic=True, fullgraph=True, options=options)
     return call
 
 
 def first_sizes(spec: ModelSpec) -> tuple[int, ...]:
-    """Rows of the calls to make before the first request, so that none of them waits for the compiler."""
+    """The numbers of rows to compute before the first request, so that no request waits for the compiler."""
     return _COMPILED_ROWS if spec.batchable else (1,)
 
 
 @contextmanager
 def compiling(path: Path) -> Iterator[None]:
-    """Have what is compiled in a `with` block kept in the user's cache, without PyTorch's own log lines.
+    """Keep what is compiled in a `with` block in the user's cache, and silence PyTorch's log.
 
     Raises:
         UnsupportedError: another user can write into the cache.

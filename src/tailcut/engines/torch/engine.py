@@ -1,9 +1,10 @@
 """An exported program behind the engine protocol, on the CPU.
 
-`compiler = "eager"` calls operator after operator from Python: no preparation, and some microseconds for each operator.
-`"inductor"` is torch.compile: it fuses them with a C++ compiler, for up to minutes at load. `"aot_inductor"` compiles
-the program ahead of time into a library, which is kept and loaded again. Everything runs in inference mode. Where the
-last operator can write into a tensor that it is given, outputs are computed in the bound rows; else they are copied.
+`compiler = "eager"` calls one operator after the other from Python, which needs no preparation and costs a few
+microseconds per operator. `"inductor"` is torch.compile, which fuses operators with a C++ compiler and may take minutes
+when the model is opened. `"aot_inductor"` compiles the program ahead of time into a library, which is kept and loaded
+again. Everything runs in inference mode. If the last operator can write into a given tensor, outputs are computed in
+the bound rows; otherwise, they are copied.
 """
 
 import os
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a pool of processes stays beside the server
-# OpenMP's threads sleep between calls: those that spin keep each other from the cores that other work leaves them. With
-# two threads on two busy cores a call of a small convolutional network took 0.3 ms asleep and 100 to 240 ms spinning.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # otherwise, a pool of processes stays
+# OpenMP's threads sleep between calls: threads that spin compete for the cores that other work leaves free. With two
+# threads on two busy cores, a call of a small convolutional network took 0.3 ms sleeping and 100 to 240 ms spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -36,12 +37,12 @@ from tailcut.spec import DType, TensorSpec
 
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
 _FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
-_THREADS = threading.local()  # `count`: what PyTorch was told last on this thread
+_THREADS = threading.local()  # `count`: the thread count that this thread has set last
 Call = Callable[..., Sequence[Any]]
 
 
 class TorchEngine:
-    """A program with its settings; bound calls of different objects may run at the same time."""
+    """A program with its settings; calls of different bound objects may run concurrently."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         _check_options(options)
@@ -100,7 +101,7 @@ class TorchEngine:
         use_threads(self.options.threads)
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
         self._sizes.check([array.shape for array in held])
-        # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
+        # Created outside of inference mode, as in bind: PyTorch would compile again for tensors of another mode.
         given = list(map(as_tensor, held))
         arguments = every.all(given)
         self._check_compiled(given)
@@ -121,7 +122,7 @@ class TorchEngine:
         self._call = _closed
 
     def _compile(self, path: Path, program: TorchProgram, module: Any) -> None:
-        """Compile, and have it done before the first request.
+        """Compile before the first request.
 
         Raises:
             UnsupportedError: there is no C++ compiler.
@@ -129,7 +130,7 @@ class TorchEngine:
         """
         need_compiler(self.options.compiler, "cpu")
         with compiling(path):
-            samples = find_samples(self)  # on the program as it is
+            samples = find_samples(self)  # with the program before it is compiled
             ahead = self.options.compiler == "aot_inductor"
             chosen = compiler_options(computes_indices=program.computes_indices)
             self._call = compiled_ahead(path, program, self.options, chosen) if ahead else compiled(module, chosen)
@@ -137,17 +138,17 @@ class TorchEngine:
                 self.run(samples.make(max(rows, samples.rows), seed=0))
 
     def _check_compiled(self, given: Sequence[Any]) -> None:
-        """Refuse indices that compiled code would look up out of bounds: on several threads that ends the process."""
+        """Refuse indices out of bounds before compiled code uses them: on several threads, they end the process."""
         if self.options.compiler != "eager":
             check_indices(self.spec, self.hints, given)
 
     def _failure(self, error: Exception, given: Sequence[Any]) -> TailcutError:
-        """What a failed call is reported as: an index out of bounds is the request's mistake, and names the input."""
+        """The error for a failed call; for an index out of bounds, an InvalidInputError that names the input."""
         try:
             check_indices(self.spec, self.hints, given)
         except InvalidInputError as mistake:
             return mistake
-        # The compiler speaks where what it compiled raises: it then tries to compile what handles the error.
+        # When compiled code raises, the compiler tries to compile what handles the error, and may raise its own error.
         of_compiler = type(error).__module__.startswith("torch._dynamo")
         words = "the compiled program raised an error on this request" if of_compiler else short(error)
         return EngineError(f"PyTorch failed: {words}")
@@ -174,21 +175,21 @@ def _check_options(options: EngineOptions) -> None:
 
 
 def use_threads(count: int) -> None:
-    """PyTorch keeps a count for each thread that calls it."""
+    """Set how many threads PyTorch uses for calls from this thread; it has a count for each calling thread."""
     if count and getattr(_THREADS, "count", 0) != count:
         torch.set_num_threads(count)
         _THREADS.count = count
 
 
 def as_tensor(array: np.ndarray) -> Any:
-    """A tensor over an array's memory; bfloat16, which numpy does not have, by its bits."""
+    """A tensor that shares an array's memory; bfloat16, which numpy itself lacks, is passed by its bits."""
     if array.dtype == DType.BF16.numpy:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
-    """An output as an array of its own."""
+    """An output as a new array in the dtype of its spec."""
     owned = result.detach().contiguous()  # TorchScript may return a parameter
     if owned.data_ptr() == result.data_ptr():
         owned = owned.clone()
@@ -200,7 +201,11 @@ def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
 
 
 def copy_output(name: str, row: Any, result: Any) -> None:
-    """Copy an output into its row; PyTorch itself would repeat a smaller one, and round another type's values."""
+    """Copy an output into its rows.
+
+    Raises:
+        EngineError: it has another shape or type, which PyTorch's own copy would broadcast or round.
+    """
     if result.shape != row.shape:
         raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(row.shape)}")
     if result.dtype != row.dtype:
@@ -209,7 +214,7 @@ def copy_output(name: str, row: Any, result: Any) -> None:
 
 
 def dtype_name(tensor: Any) -> str:
-    """The name of a tensor's type: `float32`."""
+    """The name of a tensor's type, such as `float32`."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

@@ -1,8 +1,8 @@
 """Inputs that are indices: their bounds, by the operators that read them, and the check before a call.
 
-On the CPU, PyTorch raises an IndexError for an index out of bounds. On a device, an assertion of the kernel fails: the
-context is lost, and with it every model of the process. So known bounds are checked on the host. Indices that a program
-computes from its inputs are not covered.
+On the CPU, PyTorch raises an IndexError for an index out of bounds. On a device, an assertion in the kernel fails: the
+context is lost, and with it every model in the process. So known bounds are checked on the host. Indices that a
+program computes from its inputs are not covered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,13 +37,13 @@ _LOOKING_UP = _ALONG | _EMBEDDINGS | _FROM_END | {"take_along_dim", "one_hot", "
     "cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d", "nll_loss_forward", "nll_loss2d_forward",
     "repeat_interleave", "scatter_reduce", "segment_reduce", "multi_margin_loss", "multilabel_margin_loss",
 }  # fmt: skip
-_BY_SIZE = frozenset(  # operators that read the sizes of their arguments alone
+_BY_SIZE = frozenset(  # operators that only read the sizes of their arguments
     [
         "sym_size", "size", "empty_like", "full_like", "ones_like", "zeros_like", "new_empty", "new_full", "new_ones",
         "new_zeros", "rand_like", "randn_like",
     ]
 )  # fmt: skip
-_INNER = frozenset({"cond", "while_loop", "scan", "map_impl", "associative_scan"})  # operators with graphs of their own
+_INNER = frozenset({"cond", "while_loop", "scan", "map_impl", "associative_scan"})  # operators that contain graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class IndexBounds:
     """The exclusive upper bounds of the inputs' indices.
 
     Args:
-        below: by input, a number.
-        below_axes: by input, sizes of axes of a request.
-        from_end: inputs that may count from the end.
+        below: by input name, a number.
+        below_axes: by input name, sizes of a request's axes.
+        from_end: inputs whose negative indices count from the end.
     """
 
     below: Mapping[str, int]
@@ -81,10 +81,10 @@ def index_bounds(nodes: Mapping[str, Any]) -> IndexBounds:
 
 
 def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> None:
-    """Refuse indices out of bounds; the message does not contain them, since they may be another request's.
+    """Refuse indices out of bounds; the message does not contain them, since they may belong to another request.
 
     Raises:
-        InvalidInputError: there are such.
+        InvalidInputError: an index is out of bounds; names the input.
     """
     if not (hints.below or hints.below_axes):
         return
@@ -103,11 +103,11 @@ def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> Non
 
 
 def has_unchecked_indices(graph: Any, inputs: Sequence[Any]) -> bool:
-    """Whether a program uses indices that it computes from a request's values, which are not checked beforehand.
+    """Whether a program uses indices that it computes from a request's values, which cannot be checked in advance.
 
     Args:
-        graph: of an exported program.
-        inputs: its nodes that are the request's tensors.
+        graph: the graph of an exported program.
+        inputs: its nodes for the request's tensors.
     """
     symbols = _symbols({node.name: node for node in inputs})
     checked = {
@@ -117,7 +117,7 @@ def has_unchecked_indices(graph: Any, inputs: Sequence[Any]) -> bool:
         for user, index, size, _ in _bounds(node)
         if size.is_Integer or _of_axis(size, symbols) is not None
     }
-    by_value = set(inputs)  # nodes that depend on the values of a request, and not on its sizes alone
+    by_value = set(inputs)  # nodes that depend on a request's values, not only on its sizes
     for node in graph.nodes:
         name = name_of(node).removesuffix("_") if node.op == "call_function" else ""
         given = [item for item in nodes_in([node.args, node.kwargs]) if item in by_value]
@@ -136,9 +136,9 @@ def _is_index(node: Any) -> bool:
 
 
 def _bounds(node: Any) -> Iterator[tuple[Any, Any, Any, bool]]:
-    """For each operator that takes a node as an index: it, what it is given, the size, and whether -1 is the last."""
+    """Yield for each operator that uses a node as an index: it, the index, the size, and whether -1 is the last one."""
     for user in node.users:
-        name, args = name_of(user).removesuffix("_"), user.args  # which in place is index_put_
+        name, args = name_of(user).removesuffix("_"), user.args  # in place: index_put_
         sizes: list[Any] = []
         if name in _EMBEDDINGS and args[1] is node:
             sizes = [_size(args[0], 0)]
@@ -153,19 +153,19 @@ def _bounds(node: Any) -> Iterator[tuple[Any, Any, Any, bool]]:
             sizes = list(_indexed(node, args[0], args[1]))
         for size in sizes:
             yield user, node, size, name in _FROM_END
-        whole = name == "slice" and shape_of(user) == shape_of(node)  # as `x[:, None]` has it
+        whole = name == "slice" and shape_of(user) == shape_of(node)  # as in `x[:, None]`
         if (whole or name in _KEEPING) and args[0] is node:
             yield from _bounds(user)
 
 
 def _indexed(node: Any, table: Any, indices: Sequence[Any]) -> Iterator[Any]:
-    """The size of each axis of a table that a node picks from; none beside a mask, which stands for several axes."""
+    """Yield the size of each axis of a table that a node indexes; none beside a mask, which may cover several axes."""
     if not any(index is not None and index.meta["val"].dtype in _MASKS for index in indices):
         yield from (_size(table, axis) for axis, index in enumerate(indices) if index is node)
 
 
 def _size(table: Any, axis: int) -> Any:
-    """The size of an axis, as an expression of symbols; 1 for a number, which has none."""
+    """The size of an axis as an expression of symbols; 1 for a scalar, which has no axes."""
     shape = table.meta["val"].shape
     return expression(shape[axis] if shape else 1)
 
@@ -175,7 +175,7 @@ def _elements(table: Any) -> Any:
 
 
 def _symbols(nodes: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
-    """By symbol, an input and its axis of that size."""
+    """By symbol, an input and an axis that has this size."""
     return {
         str(size): (name, axis)
         for name, node in nodes.items()
@@ -185,7 +185,7 @@ def _symbols(nodes: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
 
 
 def _of_axis(size: Any, symbols: Mapping[str, tuple[str, int]]) -> AxisSize | None:
-    """A size by that of an axis of an input; None where it follows from several, or in another way."""
+    """A size as a linear function of an input's axis; None if it depends on several or in another way."""
     parts = linear(size) if len(size.free_symbols) == 1 else None
     if parts is None or parts[0] not in symbols:
         return None

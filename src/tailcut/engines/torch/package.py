@@ -1,6 +1,6 @@
-"""Programs compiled ahead of time: a library for each program, kept in the user's cache and loaded again.
+"""Programs compiled ahead of time into libraries, which are kept in the user's cache.
 
-The library is code, so it is only ever loaded from a folder that no other user can write to.
+A library is code, so it is loaded only from a folder that no other user can write to.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ _log = logging.getLogger("tailcut")
 def compiled_ahead(
     path: Path, program: TorchProgram, options: EngineOptions, chosen: Mapping[str, Any]
 ) -> Callable[..., Sequence[Any]]:
-    """The program as a compiled library, which takes the program's inputs in order and returns its outputs.
+    """Compile a program, or load its library; the result takes the program's inputs and returns its outputs, in order.
 
     Args:
-        path, program, options: what to compile, and for which engine.
-        chosen: inductor's own options.
+        path, program, options: what to compile, and the engine's options.
+        chosen: the options of inductor.
 
     Raises:
         UnsupportedError: another user can write into the cache.
@@ -55,7 +55,7 @@ def compiled_ahead(
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept, which only this user can write to.
+    """The folder for compiled code, which only this user can write to.
 
     Raises:
         UnsupportedError: another user can write there.
@@ -72,7 +72,7 @@ def cache_folder() -> Path:
 
 
 def _key(path: Path, options: EngineOptions, chosen: Mapping[str, Any]) -> str:
-    """What the library depends on: program, PyTorch, processor, number of threads, and the options of inductor."""
+    """A hash of all that a library depends on: program, PyTorch, processor, threads, and inductor's options."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     words = [digest, torch.__version__, *sorted(isa_flags()), str(options.threads), ",".join(options.fixed_dims)]

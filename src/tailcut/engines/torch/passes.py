@@ -1,6 +1,7 @@
-"""Changes of a program's graph: which outputs it computes, in which precision, and where it writes them.
+"""Edits of a program's graph: which outputs it computes, in which precision, and where it writes them.
 
-Each takes a `torch.fx.GraphModule` of PyTorch's own operators and returns one; parameters are shared, never copied.
+Each takes a `torch.fx.GraphModule` of PyTorch's own operators and returns one. Parameters are shared, unless an edit
+converts them.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from tailcut.engines.base import U8Input
 from tailcut.engines.channels import per_channel
 from tailcut.errors import UnsupportedError
 
-PIXEL_DTYPES = frozenset({torch.float32, torch.float16})  # of inputs that may be taken as uint8
-# Operators that gain from lower precision; what lies between them stays in float32, as `torch.autocast` has it.
+PIXEL_DTYPES = frozenset({torch.float32, torch.float16})  # inputs of these types can be taken as uint8
+# Operators that are faster in lower precision; operators between them stay in float32, as in `torch.autocast`.
 _PRODUCTS = frozenset(
     [
         "linear",
@@ -33,15 +34,15 @@ _PRODUCTS = frozenset(
     ]
 )
 
-# Products of which one operand may be a weight, and its place among the arguments; what it multiplies is before it.
+# Products whose argument at this index may be a weight; the argument before it is the other factor.
 _WEIGHTED = {"linear": 1, "matmul": 1, "mm": 1, "addmm": 2}
 _TRANSPOSED = frozenset({"t", "transpose", "permute", "numpy_T"})
-_INT8 = 127  # the largest int8 whose negative is one, too
+_INT8 = 127  # the largest int8 whose negative is an int8, too
 
 
 def flat(exported: Any, outputs: Sequence[int]) -> fx.GraphModule:
     """The program with its parameters inside, positional inputs, and a tuple of these outputs."""
-    module: fx.GraphModule = exported.module(check_guards=False)  # guards would be evaluated as Python
+    module: fx.GraphModule = exported.module(check_guards=False)  # guards are Python code
     module.requires_grad_(requires_grad=False)
     graph = module.graph
     graph.set_codegen(fx.graph.CodeGen())
@@ -49,14 +50,14 @@ def flat(exported: Any, outputs: Sequence[int]) -> fx.GraphModule:
     results = end.args[0] if isinstance(end.args[0], tuple | list) else (end.args[0],)
     end.args = (tuple(results[index] for index in outputs),)
     graph.eliminate_dead_code()
-    # Without the hooks of PyTorch's own module, which want arguments by the names that they were exported with.
+    # Without the hooks of PyTorch's module, which require the names of arguments from the export.
     return fx.GraphModule(module, graph)
 
 
 def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
-    """Matrix products, convolutions and attention in this dtype; their results are float32 again.
+    """Compute matrix products, convolutions and attention in this dtype, and convert their results back to float32.
 
-    Weights are converted once; what they are converted from stays where another operator reads it.
+    Weights are converted once; the originals stay if another operator reads them.
     """
     graph = module.graph
     weights: dict[str, str] = {}
@@ -82,9 +83,9 @@ def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
 
 
 def weights_in_int8(module: fx.GraphModule) -> fx.GraphModule:
-    """Matrix products with constant weights: weights in int8 with a scale for each output, multiplied in bfloat16.
+    """Store weights of matrix products in int8 with a scale for each output; products are computed in bfloat16.
 
-    Scales follow from the weights alone, so that rows stay apart. Convolutions stay as they are.
+    Scales follow from the weights alone, so that rows stay independent. Convolutions are unchanged.
 
     Raises:
         UnsupportedError: there is no such product.
@@ -99,7 +100,7 @@ def weights_in_int8(module: fx.GraphModule) -> fx.GraphModule:
         value = node.meta.get("val")
         if value is None or value.dtype != torch.float32:
             continue
-        axis = 0 if _name(node) == "linear" else 1  # of the outputs, in the weight
+        axis = 0 if _name(node) == "linear" else 1  # the weight's axis of outputs
         scale = weight.abs().amax(1 - axis, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / _INT8
         names = f"int8_{count}", f"int8_{count}_scale"
         module.register_buffer(names[0], (weight / scale).round().to(torch.int8), persistent=False)
@@ -129,7 +130,7 @@ def weights_in_int8(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def pixels(module: fx.GraphModule, fold: U8Input) -> fx.GraphModule:
-    """Float inputs taken as uint8: `x * scale + offset` per channel, computed where the program is."""
+    """Take float32 and float16 inputs as uint8: `x * scale + offset` per channel, on the program's device."""
     graph = module.graph
     for node in [node for node in graph.nodes if node.op == "placeholder"]:
         value = node.meta.get("val")
@@ -162,9 +163,9 @@ def pixels(module: fx.GraphModule, fold: U8Input) -> fx.GraphModule:
 
 
 def channels_last(module: fx.GraphModule) -> fx.GraphModule:
-    """Images with their channels last in memory: weights of convolutions once, inputs of rank 4 at each call.
+    """Keep images with their channels last in memory: convert weights once, and inputs of rank 4 in each call.
 
-    A view of such a tensor may have no strides, so it becomes a reshape, which copies then.
+    Such a tensor may not allow a view of another shape, so views become reshapes, which copy if they have to.
     """
     module.to(memory_format=torch.channels_last)
     for node in module.graph.nodes:
@@ -184,9 +185,9 @@ def channels_last(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def into_rows(module: fx.GraphModule) -> fx.GraphModule | None:
-    """A copy that takes its outputs' tensors as further arguments and writes into them; None where it cannot.
+    """A copy that takes tensors for its outputs as further arguments and writes into them; None if that is impossible.
 
-    The last operator of each output must have a variant with `out`, and no output may be another's operand.
+    The last operator of each output must have a variant with `out`, and no output may be an operand of another one.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -211,7 +212,7 @@ def into_rows(module: fx.GraphModule) -> fx.GraphModule | None:
 
 
 def _writer(node: Any) -> Any:
-    """The variant of an operator that takes the same arguments and `out`; None where there is none."""
+    """The variant of an operator that takes the same arguments and `out`; None without one."""
     if not isinstance(node, fx.Node) or node.op != "call_function":
         return None
     packet = getattr(node.target, "overloadpacket", None)
@@ -251,12 +252,12 @@ def _drop_unread(module: fx.GraphModule) -> None:
 
 
 def _device_of(module: fx.GraphModule) -> Any:
-    """Where its parameters are; a program without any is moved to where its inputs come from."""
+    """The device of its parameters; the CPU for a program without parameters."""
     return next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
 def _constant(module: fx.GraphModule, node: Any) -> Any:
-    """A weight, also one that is transposed first; None where it is computed from inputs."""
+    """The value of a weight, possibly transposed; None for a node that is computed from inputs."""
     if not isinstance(node, fx.Node):
         return None
     if node.op == "get_attr":

@@ -1,4 +1,4 @@
-"""An exported program: read safely, with its signature, what its graph says of the rows, and hints for requests."""
+"""Reads exported programs safely, with their signature, row analysis, and hints for generated requests."""
 
 import io
 import logging
@@ -46,26 +46,26 @@ DTYPES = {
     torch.float32: DType.FP32,
     torch.float64: DType.FP64,
 }
-_ENDLESS = {"while_loop"}  # operators that repeat a part of the graph as often as values say
+_ENDLESS = {"while_loop"}  # operators that repeat part of the graph as often as values say
 _REASON_CHARS = 200
-_OF_DEVICE = re.compile(r"cuda|nvidia|support for \w+ devices", re.IGNORECASE)  # PyTorch's words where one is missing
-_READING = threading.Lock()  # PyTorch's reader keeps what it reads in a global, and refuses a second one meanwhile
+_OF_DEVICE = re.compile(r"cuda|nvidia|support for \w+ devices", re.IGNORECASE)  # PyTorch's words for no device
+_READING = threading.Lock()  # PyTorch's reader keeps its state in a global, and allows no second reader
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a program is called with.
+    """The arguments that a program is called with.
 
     Args:
-        places: of each input of the spec, among the program's user inputs.
-        constants: the other user inputs, by place.
+        places: for each input of the spec, its index among the program's user inputs.
+        constants: the other user inputs, by index.
     """
 
     places: tuple[int, ...]
     constants: Mapping[int, Any]
 
     def all(self, tensors: Sequence[Any]) -> list[Any]:
-        """All user inputs in the program's order, with those that are not tensors."""
+        """All user inputs in the program's order, including those that are not tensors."""
         arguments: list[Any] = [None] * (len(self.places) + len(self.constants))
         for index, tensor in zip(self.places, tensors, strict=True):
             arguments[index] = tensor
@@ -76,18 +76,18 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True)
 class TorchProgram:
-    """A program that was read, and what is known of it.
+    """A program and what is known of it.
 
     Args:
-        exported: as `torch.export.load` gives it.
-        spec: its inputs and outputs, and what its graph says of the rows.
-        hints: of its inputs.
-        arguments: of its calls; an engine keeps these alone, because `exported` holds the weights as they were read.
-        outputs: of each output of the spec, the place among the program's outputs.
-        weight_bytes: of its parameters, buffers and constants.
-        endless: an operator that may run as long as a request's values say; "" where there is none.
-        sizes: that it was exported for: each request is checked, because answers to others may be wrong.
-        computes_indices: from a request's values, so that nothing can check them before it looks them up.
+        exported: the result of `torch.export.load`.
+        spec: its signature, with the result of the row analysis.
+        hints: what is known of its inputs beyond the signature.
+        arguments: the arguments of its calls; an engine keeps only these, as `exported` holds the original weights.
+        outputs: for each output of the spec, its index among the program's outputs.
+        weight_bytes: size of its parameters, buffers and constants.
+        endless: an operator whose running time depends on values of a request; "" without one.
+        sizes: the sizes that it was exported for; every request is checked, because other sizes may get wrong answers.
+        computes_indices: it computes indices from a request's values, which cannot be checked in advance.
     """
 
     exported: Any
@@ -102,11 +102,12 @@ class TorchProgram:
 
 
 def read_program(path: Path, options: EngineOptions, name: str | None = None) -> TorchProgram:
-    """Read a program, and nothing that could run code of its own.
+    """Read a program without running any code that the file contains.
 
     Raises:
         ModelFileError: it cannot be read, or it is not a program.
-        UnsupportedError: it contains what is not loaded, changes its own state, or has inputs that are not tensors.
+        UnsupportedError: it contains something that is not allowed, changes its own state, or has inputs that are not
+            tensors.
     """
     return _described(load_exported(path), path, options, name)
 
@@ -118,11 +119,11 @@ def short(error: BaseException) -> str:
 
 
 def load_exported(path: Path) -> Any:
-    """The program as PyTorch has it; the archive is checked through PyTorch's own reader: both see the same files.
+    """Load a program with PyTorch; the archive is first checked through PyTorch's reader, so both see the same files.
 
     Raises:
         ModelFileError: it cannot be read, or it is not a program.
-        UnsupportedError: it contains what is not loaded.
+        UnsupportedError: it contains something that is not allowed.
     """
     kind = kind_of(path)
     if kind is not FileKind.PROGRAM:
@@ -134,7 +135,7 @@ def load_exported(path: Path) -> Any:
 def _read(path: Path) -> Any:
     log = logging.getLogger("torch.export")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # it logs a stack for each fault, which is raised besides
+    log.setLevel(logging.CRITICAL)  # it logs a stack for each error that it raises
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -145,7 +146,7 @@ def _read(path: Path) -> Any:
             file.seek(0)
             if is_pickled:
                 return torch.export.load(file)
-            return _package.load_pt2(file).exported_programs["model"]  # as above, but with its error
+            return _package.load_pt2(file).exported_programs["model"]  # as above, but raises
     except UnsupportedError as error:
         raise UnsupportedError(f"{path}: {error}") from None
     except OSError as error:
@@ -180,7 +181,7 @@ def _is_pickled(file: Any) -> bool:
 
 
 def _register(file: Any) -> None:
-    """Import what registers the program's operators: PyTorch's reader knows those alone that are there already."""
+    """Import the packages that register the program's operators, because PyTorch's reader does not import them."""
     file.seek(0)
     if _is_pickled(file):
         return
@@ -246,7 +247,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
 
 
 def _as_sent(spec: ModelSpec, options: EngineOptions) -> ModelSpec:
-    """The signature as clients see it: with pixels in the place of floats, where the options have it so."""
+    """The signature as clients see it: with uint8 instead of float inputs if the options say so."""
     if options.u8_input is None:
         return spec
     floats = {DType.FP32, DType.FP16}
@@ -265,7 +266,7 @@ def _changed(graph: Any) -> Iterator[str]:
 
 
 def _shown(operand: Any) -> Iterator[str]:
-    """Yield the inputs and buffers whose memory an operand has; a list has that of its tensors."""
+    """Yield the inputs and buffers whose memory an operand shares; for a list, those of all its tensors."""
     left, seen = [operand], set()
     while left:
         node = left.pop()
@@ -275,14 +276,14 @@ def _shown(operand: Any) -> Iterator[str]:
             yield node.name
         elif getattr(node, "op", "") == "call_function" and node not in seen:
             seen.add(node)
-            if node.target is operator.getitem:  # one of several views, as of a chunk
+            if node.target is operator.getitem:  # one of several views, as chunk returns them
                 left.append(node.args[0])
             elif _is_view(node):
                 left.extend(value for argument, value in _operands(node) if argument.alias_info is not None)
 
 
 def _operands(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield what a call's schema says of each operand that is given, and the operand."""
+    """Yield each operand of a call, after its entry in the operator's schema."""
     schema = getattr(node.target, "_schema", None)
     for index, argument in enumerate(schema.arguments if schema is not None else ()):
         if index < len(node.args):
@@ -297,7 +298,7 @@ def _is_view(node: Any) -> bool:
 
 
 def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, Any]]:
-    """The places of the tensors by name, and the other values by place."""
+    """The indices of the tensors by name, and the other values by index."""
     places: dict[str, int] = {}
     constants: dict[int, Any] = {}
     for index, spec_input in enumerate(spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"):
@@ -314,7 +315,7 @@ def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, 
 
 
 def _user_outputs(exported: Any, nodes: Mapping[str, Any], path: Path) -> dict[str, tuple[int, Any]]:
-    """The place and the node of each tensor that is returned; numbers and None besides are left out."""
+    """The index and the node of each returned tensor, by name; returned numbers and None are left out."""
     specs = [spec for spec in exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     outputs: dict[str, tuple[int, Any]] = {}
     for index, (name, output) in enumerate(zip(_output_names(exported), specs, strict=True)):
@@ -327,7 +328,7 @@ def _user_outputs(exported: Any, nodes: Mapping[str, Any], path: Path) -> dict[s
 
 
 def _output_names(exported: Any) -> list[str]:
-    """Keys of a dict that is returned; `output` for one tensor, and numbered where there are several."""
+    """The names of outputs: the keys of a returned dict, `output` for one tensor, numbered for several."""
     spec = exported.call_spec.out_spec
     places = _pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     paths = [path for path, _ in _pytree.tree_flatten_with_path(places)[0]]
@@ -374,12 +375,12 @@ def _rows(graph: Any, spec: ModelSpec, inputs: list[Any], outputs: Mapping[str, 
         return RowEvidence(Rows.DEPENDENT, f"the program was exported for a first axis of {first}, not for any length")
     try:
         return RowAnalysis(firsts.pop()).run(graph, inputs, outputs)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # an operator called in a way of its own
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # an operator with unusual arguments
         return RowEvidence(Rows.UNKNOWN, f"the graph cannot be followed ({type(error).__name__})")
 
 
 def _hints(spec: ModelSpec, nodes: list[Any]) -> InputHints:
-    """Which free axes are of one length, and the bounds of integers that pick from a table."""
+    """Which free axes have equal lengths, and the bounds of integers that index a table."""
     names = {
         tensor.name: tuple(None if isinstance(dim, int) else str(expression(dim)) for dim in node.meta["val"].shape)
         for tensor, node in zip(spec.inputs, nodes, strict=True)

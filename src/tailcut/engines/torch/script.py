@@ -1,8 +1,8 @@
-"""TorchScript (`torch.jit.save`), on the CPU, and only from files that the user trusts: it is a program of its own.
+"""TorchScript (`torch.jit.save`) on the CPU, only from files that the user trusts, because it can run any code.
 
-Such a file says neither the types nor the shapes of its inputs, so the settings do (`engine.signature`), or the
-configuration of a model repository; a tune sees them in calls with its data. The graph is PyTorch's own, and no rules
-read it: nothing is known of the rows.
+Such a file does not contain the types and shapes of its inputs. The settings (`engine.signature`) or the configuration
+of a model repository declare them; a tune infers them from calls with its data. The graph is not analysed, so nothing
+is known about its rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,20 @@ from tailcut.engines.trust import is_trusted
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError, UsageError
 from tailcut.spec import TensorSpec
 
-_GROUPS = 4  # of requests of one length each, that a file's signature is seen with
+_GROUPS = 4  # of requests with equal lengths, from which a signature is inferred
 
 
 def open_torch(path: Path, options: EngineOptions, name: str | None = None) -> Engine:
     """Load an exported program, or TorchScript.
 
     Raises:
-        ModelFileError, UnsupportedError: as the engines.
+        ModelFileError, UnsupportedError: as `TorchEngine` and `ScriptEngine`.
     """
     return (ScriptEngine if kind_of(path) is FileKind.SCRIPT else TorchEngine)(path, options, name)
 
 
 class ScriptEngine:
-    """A scripted or traced module; calls may run at the same time."""
+    """A scripted or traced module; calls may run concurrently."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         check_trusted(path)
@@ -95,7 +95,7 @@ class ScriptEngine:
         except TailcutError:
             raise
         except Exception as error:  # noqa: BLE001  as in __init__
-            raise EngineError(f"PyTorch failed: {_told(error)}") from None
+            raise EngineError(f"PyTorch failed: {_last_line(error)}") from None
         if len(results) != len(self.spec.outputs):
             declared = ", ".join(self.spec.output_names)
             raise EngineError(f"the module returns {len(results)} tensors, but {declared} are declared")
@@ -109,10 +109,10 @@ class ScriptEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Convention:
-    """How `forward` takes its inputs, by Triton's rules.
+    """How `forward` takes its inputs, by the rules of Triton.
 
-    Its only parameter may be a dict of tensors by name. Else inputs go to the parameters that they are named after,
-    if every one is named after a parameter, and in their order if not.
+    Its only parameter may be a dict of tensors by name. Otherwise, inputs are passed by name if each has the name of a
+    parameter, and in their order if not.
     """
 
     names: tuple[str, ...]
@@ -120,7 +120,7 @@ class _Convention:
 
     @classmethod
     def of(cls, path: Path, module: Any, names: Sequence[str]) -> "_Convention":
-        """That of a module for inputs of these names.
+        """The convention of a module for inputs with these names.
 
         Raises:
             UnsupportedError: it cannot be called with them.
@@ -145,20 +145,20 @@ class _Convention:
 
 
 def _parameters(module: Any) -> Sequence[Any]:
-    """Those of `forward`, without the module itself."""
+    """The parameters of `forward`, without the module itself."""
     return list(module.forward.schema.arguments[1:])
 
 
 def _takes_dict(parameters: Sequence[Any]) -> bool:
-    """Whether the only one is a dict."""
+    """Whether a dict is the only parameter."""
     return len(parameters) == 1 and parameters[0].type.kind() == "DictType"
 
 
 def _check_parameters(path: Path, parameters: Sequence[Any], given: Sequence[str]) -> None:
-    """Do nothing where `forward` can be called with tensors for the given parameters alone.
+    """Check that `forward` can be called with tensors for only these parameters.
 
     Raises:
-        UnsupportedError: it cannot.
+        UnsupportedError: a given parameter is not a tensor, or a required one is not given.
     """
     for parameter in parameters:
         if parameter.name in given and parameter.type.kind() in {"ListType", "DictType"}:
@@ -169,7 +169,7 @@ def _check_parameters(path: Path, parameters: Sequence[Any], given: Sequence[str
 
 
 def _picked(result: Any, names: Sequence[str]) -> Any:
-    """The outputs of a dict by their names, where these are its keys; any other result as it is."""
+    """The values of a dict that has all output names as keys, in their order; any other result unchanged."""
     if not isinstance(result, dict):
         return result
     named = {str(key): value for key, value in result.items()}
@@ -177,10 +177,10 @@ def _picked(result: Any, names: Sequence[str]) -> Any:
 
 
 def check_trusted(path: Path) -> None:
-    """Do nothing where the user trusts the file.
+    """Check that the user trusts the file.
 
     Raises:
-        UnsupportedError: they do not.
+        UnsupportedError: it is not trusted.
     """
     if not is_trusted(path):
         raise UnsupportedError(
@@ -190,7 +190,7 @@ def check_trusted(path: Path) -> None:
 
 
 def load_script(path: Path) -> Any:
-    """The module of a file that the user trusts.
+    """Load the module of a trusted file.
 
     Raises:
         ModelFileError: PyTorch cannot load it, or it has no `forward`.
@@ -205,18 +205,18 @@ def load_script(path: Path) -> Any:
 
 
 def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Inputs and outputs of a file, as calls with the arrays of a data file show them: lines of `engine.signature`.
+    """Infer a file's inputs and outputs from calls with the arrays of a data file, as lines of `engine.signature`.
 
-    First axes are rows. Another axis is free where arrays of one input differ in it (NAME/GROUP), and in an output
-    where it differs from call to call.
+    First axes are rows. Another axis of an input is free if its size differs between the input's arrays (NAME/GROUP),
+    and another axis of an output if its size differs between calls.
 
     Args:
-        path: of a file that the user trusts.
+        path: a file that the user trusts.
         data: arrays by the names of the parameters of `forward`, without some that have defaults, or of the keys of the
             dict that it takes; or one array without a name for the only parameter.
 
     Raises:
-        UnsupportedError: the file is not trusted, or the module takes or returns what the protocol lacks.
+        UnsupportedError: the file is not trusted, or the module takes or returns types that the protocol lacks.
         ModelFileError: PyTorch cannot load it.
         UsageError: the arrays are not the inputs.
         EngineError: it fails on them.
@@ -246,9 +246,9 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
 
 
 def _groups(names: Sequence[str], data: Mapping[str, np.ndarray]) -> list[list[Any]]:
-    """Tensors of the first groups of requests, in the order of the parameters, each of two rows.
+    """Tensors of the first groups of requests, in the order of the parameters, with two rows each.
 
-    Float64, which numpy makes of every float, becomes float32.
+    Float64, numpy's default for floats, becomes float32.
     """
     if len(names) == 1 and "" in data:
         data = {names[0]: data[""]}
@@ -275,11 +275,11 @@ def _answer(module: Any, convention: _Convention, call: Sequence[Any]) -> Any:
         with torch.inference_mode():
             return convention.call(module, call)
     except Exception as error:  # noqa: BLE001  as in load_script
-        raise EngineError(f"PyTorch failed on the data: {_told(error)}") from None
+        raise EngineError(f"PyTorch failed on the data: {_last_line(error)}") from None
 
 
 def _named(result: Any) -> dict[str, Any]:
-    """The tensors of a result by the keys of a dict; `output` for one tensor, and numbered where there are several."""
+    """The tensors of a result by name: the keys of a dict, `output` for one tensor, numbered for several."""
     tensors = list(_tensors(result))
     if isinstance(result, dict) and len(result) == len(tensors):
         return dict(zip(map(str, result), tensors, strict=True))
@@ -291,7 +291,7 @@ def _seen(tensor: Any) -> tuple[Any, tuple[int, ...]]:
 
 
 def _line(kind: str, name: str, seen: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
-    """A tensor as it was seen in several calls: the sizes that differ are free."""
+    """The line of a signature for a tensor in several calls; sizes that differ are free."""
     (dtype, shape), *_ = seen
     if dtype not in DTYPES or len({len(dims_seen) for _, dims_seen in seen}) > 1:
         raise UnsupportedError(
@@ -310,7 +310,7 @@ def _tensors(result: Any) -> Sequence[Any]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _told(error: BaseException) -> str:
-    """The last line of a traceback of TorchScript, which is the error."""
+def _last_line(error: BaseException) -> str:
+    """The last line of TorchScript's traceback, which is the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]

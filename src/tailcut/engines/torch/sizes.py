@@ -1,7 +1,7 @@
-"""The sizes that a program was exported for: ranges of its free axes, and axes that have one size. Pure, but for sympy.
+"""The sizes that a program was exported for: ranges of its free axes, and axes of equal size.
 
-PyTorch removes from a graph the branches that no size of these ranges takes, so other sizes may get wrong answers. It
-checks them with guards that are Python; here they are numbers.
+PyTorch removes from a graph the branches that no size in these ranges takes, so other sizes may get wrong answers.
+PyTorch checks sizes with guards, which are Python code; here they are numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from tailcut.engines.torch.rows.nodes import expression
 from tailcut.errors import InvalidInputError, UnsupportedError
 
 _ENDLESS = 1 << 62  # PyTorch's own infinities are larger
-_LEAST = 2  # PyTorch takes 0 and 1 where a range begins at 2, as it has none that begins below
+_LEAST = 2  # a range that begins at 2 includes 0 and 1: PyTorch has none that begin below 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
     """A free axis whose size is `factor * symbol + offset`."""
 
-    index: int  # of the input
+    index: int  # the input's index
     axis: int
     symbol: str
     factor: int
@@ -30,12 +30,12 @@ class _Axis:
 
 @dataclass(frozen=True, slots=True)
 class ExportedSizes:
-    """Which shapes a program takes.
+    """The shapes that a program takes.
 
     Args:
-        names: of the inputs, in order.
+        names: the names of the inputs, in order.
         axes: the free axes of the inputs.
-        ranges: of the symbols, the least and the largest size; None where there is no largest.
+        ranges: by symbol, the smallest and the largest size (None: no largest).
     """
 
     names: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class ExportedSizes:
 
     @classmethod
     def of(cls, inputs: Mapping[str, Any], constraints: Mapping[Any, Any]) -> "ExportedSizes":
-        """Those of input nodes by name, and what `ExportedProgram.range_constraints` says of their symbols."""
+        """The sizes of input nodes (by name), with the ranges of symbols in `ExportedProgram.range_constraints`."""
         axes = []
         for index, node in enumerate(inputs.values()):
             for axis, dim in enumerate(node.meta["val"].shape):
@@ -55,7 +55,7 @@ class ExportedSizes:
         return cls(tuple(inputs), tuple(axes), ranges)
 
     def most(self, index: int, axis: int) -> int | None:
-        """The largest size of an axis that has a symbol of its own; None where there is none."""
+        """The largest size of an axis that has a symbol of its own; None if it is unbounded."""
         return next((self._range(own)[1] for own in self.axes if (own.index, own.axis) == (index, axis)), None)
 
     def least(self, index: int, axis: int) -> int:
@@ -63,20 +63,20 @@ class ExportedSizes:
         return next((self._range(own)[0] for own in self.axes if (own.index, own.axis) == (index, axis)), 0)
 
     def check_fixed(self, symbol: str, size: int) -> None:
-        """Check a size that a symbol always has.
+        """Check a fixed size for a symbol.
 
         Raises:
-            UnsupportedError: the program was exported for others.
+            UnsupportedError: the program was exported for other sizes.
         """
         least, most = (self.ranges or {}).get(symbol, (0, None))
         if size < least or (most is not None and size > most):
             raise UnsupportedError(f"fixed_dims: {symbol}={size}: the program was exported for {_words(least, most)}")
 
     def check(self, shapes: Sequence[Sequence[int]]) -> None:
-        """Check the shapes of a request, whose inputs have the ranks that the program wants.
+        """Check a request's shapes, which have the right ranks.
 
         Raises:
-            InvalidInputError: the program was exported for others; names the input and its axis.
+            InvalidInputError: the program was exported for other sizes; names the input and its axis.
         """
         sizes: dict[str, tuple[int, _Axis]] = {}
         for own in self.axes:
@@ -97,7 +97,7 @@ class ExportedSizes:
 
 
 def linear(size: sympy.Expr) -> tuple[str, int, int] | None:
-    """The symbol, what it is multiplied with, and what is added; None where the size is another expression."""
+    """The symbol, factor and offset of a linear size; None for any other expression."""
     [symbol] = size.free_symbols
     factor, offset = size.coeff(symbol, 1), size.coeff(symbol, 0)
     if not (factor.is_Integer and offset.is_Integer and factor > 0 and size == factor * symbol + offset):

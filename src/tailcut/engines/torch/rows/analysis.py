@@ -1,9 +1,9 @@
-"""Whether the rows of an exported program are independent: which axis they lie on in every tensor.
+"""Decides whether the rows of an exported program are independent, by following their axis through every tensor.
 
-PyTorch gives each tensor of a program its symbolic shape, in which the number of rows is one symbol. A rule for each
-kind of operator says where the rows of its result lie. The verdict is independent where every output has the rows on
-axis 0, one for one; dependent where a rule sees that an operator mixes, counts or orders rows, or draws at random;
-unknown for an operator without a rule. The run-time proof has to agree (docs/decisions/048).
+In the symbolic shapes of a program's tensors, the number of rows is a symbol. A rule for each kind of operator says
+where the rows of its result are. The verdict is independent if every output has the input's rows on axis 0; dependent
+if a rule finds that an operator mixes, counts or orders rows, or draws random numbers; unknown for an operator without
+a rule. The proof at run time has to agree (docs/decisions/048).
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ _SILENT = (
 
 
 class RowAnalysis:
-    """One reading of a graph.
+    """The analysis of one graph.
 
     Args:
         rows: the symbol that stands for the number of rows.
@@ -104,7 +104,7 @@ def _place(places: Places, node: Any) -> Place:
 
 
 def _rule(name: str) -> Rule:
-    """The rule of an operator, which PyTorch may have under a private name, too: `_adaptive_avg_pool2d`."""
+    """The rule of an operator, also under PyTorch's private name for it, such as `_adaptive_avg_pool2d`."""
     rule = _RULES.get(name) or _RULES.get(name.strip("_").removesuffix("_aa"))
     if rule is None:
         raise unknown("has no rule")
@@ -112,7 +112,7 @@ def _rule(name: str) -> Rule:
 
 
 def _constant(places: Places, node: Any, operands: Sequence[Any]) -> Place:
-    """No operand has rows; so neither has the result, unless it is spread over them."""
+    """An operator without operands that have rows: its result has none, unless it is expanded over them."""
     if name_of(node) in {"expand", "repeat"} and places.axes_of_rows(node):
         return rules_layout.expand(places, node)
     if places.counts(node) or any(places.counts(operand) for operand in operands):
@@ -121,7 +121,7 @@ def _constant(places: Places, node: Any, operands: Sequence[Any]) -> Place:
 
 
 def _of_python(places: Places, node: Any) -> Place:
-    """Arithmetic on sizes, and taking one of several results."""
+    """Python's operators: arithmetic on sizes, and picking one of several results."""
     if node.target.__name__ == "getitem":
         result = places[node.args[0]]
         if isinstance(result, tuple):

@@ -1,4 +1,4 @@
-"""What a node of an exported graph says of itself: its operator, its sizes, its arguments."""
+"""Reads a node of an exported graph: its operator, sizes and arguments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,35 +7,35 @@ import sympy
 
 
 def name_of(node: Any) -> str:
-    """An operator's name without its library and overload: `softmax`."""
+    """An operator's name without library and overload, such as `softmax`."""
     packet = getattr(node.target, "overloadpacket", None)
     return str(packet).rpartition(".")[2] if packet is not None else str(getattr(node.target, "__name__", node.target))
 
 
 def shape_of(node: Any) -> tuple[sympy.Expr, ...]:
-    """The sizes of its result."""
+    """The symbolic sizes of a node's result."""
     return tuple(expression(dim) for dim in node.meta["val"].shape)
 
 
 def expression(dim: Any) -> sympy.Expr:
-    """A size as PyTorch has it, as an expression of symbols."""
+    """A size of PyTorch as an expression of symbols."""
     return dim.node.expr if hasattr(dim, "node") else sympy.Integer(int(dim))
 
 
 def symbols_of(node: Any) -> set[Any]:
-    """The symbols in the sizes of its result, or in the number that it is."""
+    """The symbols in the sizes of a node's result, or in its value if that is a number."""
     value = node.meta.get("val")
     sizes = value.shape if hasattr(value, "shape") else [value]
     return {symbol for size in sizes if hasattr(size, "node") for symbol in size.node.expr.free_symbols}
 
 
 def product(sizes: Sequence[sympy.Expr]) -> sympy.Expr:
-    """All sizes multiplied."""
+    """The product of all sizes."""
     return sympy.Mul(*sizes)
 
 
 def argument(node: Any, index: int, name: str) -> Any:
-    """An argument that is given by its position or by its name; None where it is not given."""
+    """An argument that is given by position or by name; None if it is not given."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name)
 
 
@@ -45,7 +45,7 @@ def axis_of(node: Any) -> int:
 
 
 def nodes_in(value: Any) -> list[Any]:
-    """All nodes among arguments, those in lists too."""
+    """All nodes among arguments, also those in lists."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Where the rows of each tensor lie, and what a rule asks of its operands.
+"""Where the rows of each tensor are, and the checks that rules make on their operands.
 
-Along `axis`, element `(o * rows + row) * inner + i` belongs to `row`: `inner` is more than 1 where heads were folded
-into the rows, and `outer`, the number of values of o, where rows were folded into times.
+Along `axis`, element `(o * rows + row) * inner + i` belongs to `row`: `inner` is more than 1 if heads were folded into
+the rows, and `outer`, the number of values of o, if rows were folded into time steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,36 +18,36 @@ _ONE = sympy.Integer(1)
 
 @dataclass(frozen=True, slots=True)
 class Lies:
-    """Where a tensor's rows lie; `axis` is None where no element depends on a row or on their number."""
+    """Where a tensor's rows are; `axis` is None if no element depends on a row or on the number of rows."""
 
     axis: int | None
     inner: sympy.Expr = _ONE
     outer: sympy.Expr = _ONE
 
     def at(self, axis: int) -> "Lies":
-        """The same on another axis."""
+        """The same grouping on another axis."""
         return Lies(axis, self.inner, self.outer)
 
 
-Place = Lies | tuple[Any, ...] | None  # None: no tensor
+Place = Lies | tuple[Any, ...] | None  # None: not a tensor
 NOWHERE = Lies(None)
 
 
 @dataclass(frozen=True, slots=True)
 class RowsSpoiledError(Exception):
-    """An operator whose result has no rows, or may have none."""
+    """An operator whose result has no independent rows, or may have none."""
 
     rows: Rows
     reason: str
 
 
 def dependent(reason: str) -> RowsSpoiledError:
-    """The rows depend on each other."""
+    """An error for rows that depend on each other."""
     return RowsSpoiledError(Rows.DEPENDENT, reason)
 
 
 def unknown(reason: str) -> RowsSpoiledError:
-    """Whether the rows are independent cannot be told."""
+    """An error for rows whose independence is unknown."""
     return RowsSpoiledError(Rows.UNKNOWN, reason)
 
 
@@ -63,10 +63,10 @@ def single(location: Place) -> Lies:
 
 
 def without(location: Lies, axes: set[int], fault: str, *, kept: bool) -> Lies:
-    """Where rows lie after these axes are reduced, which stay with size 1 if `kept`.
+    """Where the rows are after these axes have been reduced; with `kept`, the axes stay with size 1.
 
     Raises:
-        RowsSpoiledError: the rows lie on one of them.
+        RowsSpoiledError: the rows are on one of these axes.
     """
     if location.axis in axes:
         raise dependent(fault)
@@ -74,7 +74,7 @@ def without(location: Lies, axes: set[int], fault: str, *, kept: bool) -> Lies:
 
 
 class Places:
-    """Where the rows lie in the results of the nodes so far.
+    """Where the rows are in the results of the nodes so far.
 
     Args:
         rows: the symbol that stands for the number of rows.
@@ -91,7 +91,7 @@ class Places:
         self._places[node] = location
 
     def get(self, node: Any) -> Place:
-        """As an item; None for what is not a node."""
+        """The place of a node's rows; None for a value that is not a node."""
         return self._places.get(node)
 
     def operands(self, node: Any) -> list[Any]:
@@ -99,10 +99,10 @@ class Places:
         return [arg for arg in nodes_in((node.args, node.kwargs)) if arg in self._places]
 
     def of(self, node: Any) -> Lies:
-        """Where the rows of a tensor lie that has some.
+        """Where the rows of a tensor are.
 
         Raises:
-            RowsSpoiledError: it has none.
+            RowsSpoiledError: it has no rows.
         """
         location = single(self[node])
         if location.axis is None:
@@ -110,10 +110,10 @@ class Places:
         return location
 
     def need_constant(self, nodes: Sequence[Any]) -> None:
-        """Check that no tensor among these has rows; None is a tensor that is left out.
+        """Check that none of these tensors has rows; None stands for an omitted tensor.
 
         Raises:
-            RowsSpoiledError: one has.
+            RowsSpoiledError: a tensor has rows.
         """
         for node in nodes:
             if node is not None and single(self[node]).axis is not None:
@@ -124,7 +124,7 @@ class Places:
         return [axis for axis, size in enumerate(shape_of(node)) if self.rows in size.free_symbols]
 
     def counts(self, node: Any) -> bool:
-        """Whether a value is as large as there are rows, or a number made of how many there are."""
+        """Whether a value's size, or the number that it is, depends on the number of rows."""
         return self.rows in symbols_of(node)
 
     def counts_among(self, arguments: Sequence[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Operators that compute each element from those in the same position, and tensors that are filled without operands."""
+"""Operators that compute each element from those in the same position, and operators that create filled tensors."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ MADE = (
     "zeros", "ones", "full", "empty", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full", "new_empty",
     "eye", "tril_indices",
 )  # fmt: skip
-_VALUES = {"full": 1, "new_full": 2, "scalar_tensor": 0, "arange": 0}  # where the arguments begin that are not sizes
+_VALUES = {"full": 1, "new_full": 2, "scalar_tensor": 0, "arange": 0}  # the first argument that is not a size
 
 
 def elementwise(places: Places, node: Any) -> Place:
@@ -58,7 +58,7 @@ def elementwise(places: Places, node: Any) -> Place:
 
 
 def made(places: Places, node: Any, name: str) -> Place:
-    """Filled alike everywhere; numbered elements tell a row's place."""
+    """A tensor filled with one value; numbered elements (`arange`) depend on a row's index."""
     axes = places.axes_of_rows(node)
     values = _VALUES.get(name)
     if values is not None and (values or not axes) and places.counts_among(node.args[values:]):

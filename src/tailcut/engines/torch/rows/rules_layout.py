@@ -14,7 +14,7 @@ _VIEWS = (
 
 
 def _view(places: Places, node: Any) -> Place:
-    """Elements keep their order, so as many lie before and behind each row as did."""
+    """Elements keep their order, so the numbers of elements before and after each row stay the same."""
     location = places.of(node.args[0])
     before = product(shape_of(node.args[0])[: location.axis]) * location.outer
     shape = shape_of(node)

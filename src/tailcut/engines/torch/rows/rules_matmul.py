@@ -87,7 +87,7 @@ def _embedding(places: Places, node: Any) -> Place:
 
 
 def _lstm(places: Places, node: Any) -> Place:
-    """Input, states of (layers, rows, features), ..., and whether the rows come first."""
+    """Operands: input, states of (layers, rows, features), ..., and whether the rows come first."""
     first = bool(node.args[8])
     for state in node.args[1]:
         if places.of(state) != Lies(1):

@@ -66,7 +66,7 @@ def _index_select(places: Places, node: Any) -> Place:
 
 
 def _index(places: Places, node: Any) -> Place:
-    """One index: constant, of another axis; or of a table without rows, by each row's own numbers."""
+    """One index: a constant one of another axis than the rows', or each row's own indices into a table without rows."""
     given = [(axis, index) for axis, index in enumerate(node.args[1]) if index is not None]
     data = single(places[node.args[0]])
     if len(given) != 1:

@@ -1,4 +1,4 @@
-"""Operators that combine elements along axes: reductions, norms, pools, orders."""
+"""Operators that combine elements along axes: reductions, normalisation, pooling, sorting."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ _REDUCTIONS = (
 )  # fmt: skip
 _ALONG = ("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "flip", "glu", "argsort")
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "instance_norm", "group_norm", "cudnn_batch_norm")
-_SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # how many of the last axes are mixed
+_SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # the number of last axes that are mixed
     name: axes
     for axes in (1, 2, 3)
     for name in (
@@ -39,7 +39,7 @@ def _reduce(places: Places, node: Any, *, pairs: bool = False) -> Place:
 
 
 def _reduce_paired(places: Places, node: Any) -> Place:
-    """With an axis, the result is values and indices; with a second tensor, the larger or smaller of each two."""
+    """Max and min: with an axis, the result is values and indices; with a second tensor, it is elementwise."""
     if len(node.args) < 2:
         raise unknown("has no rule")
     if nodes_in(node.args[1]):
@@ -77,10 +77,10 @@ def _pool(places: Places, node: Any, *, count: int) -> Place:
 
 
 def last_axes(places: Places, node: Any, count: int) -> Lies:
-    """The rows stay where they are, because only the last `count` axes are mixed.
+    """The rows stay where they are if only the last `count` axes are mixed.
 
     Raises:
-        RowsSpoiledError: the rows lie on one of those axes.
+        RowsSpoiledError: the rows are on one of these axes.
     """
     location = places.of(node.args[0])
     if location.axis is None or location.axis >= len(shape_of(node.args[0])) - count:
