@@ -69,7 +69,7 @@ def test_torchscript_without_trust(repository: Path, tmp_path: Path) -> None:
         with triton.InferenceServerClient(server.address) as client:
             states = {item["name"]: item for item in client.get_model_repository_index()}
     assert states["script"]["state"] == "UNAVAILABLE"
-    assert "TorchScript is code of its own" in states["script"]["reason"]
+    assert "TorchScript can run any code" in states["script"]["reason"]
 
 
 SWAPPED = """

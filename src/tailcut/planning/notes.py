@@ -15,7 +15,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
     cores, workers = wanted.replica_cores, wanted.workers
     known = (
         (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
-        (replicas > 1, "simulated: replicas are machines of their own, like the one that the model was tuned on"),
+        (replicas > 1, "simulated: each replica is a machine like the one on which the model was tuned"),
         (
             replicas * workers > MOST_SIMULATED and not wanted.together,
             f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each",
@@ -26,7 +26,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
         ),
         (workers > 1, f"each of {workers} workers has {several(cores / workers, 'core')} of its own"),
         (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
-        (wanted.together, "each replica serves all models, and gets its requests in turn"),
+        (wanted.together, "each replica serves all models, and replicas get requests in turn"),
         (
             not all(model.service.exact for model in wanted.models),
             "service times were measured before the last changes of the engine's settings",
@@ -41,7 +41,10 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
             wanted.recording is not None and wanted.rules is None and workers > 1,
             "no autoscaler was simulated: its replicas have one worker each (--workers 1)",
         ),
-        (faster > 1, f"a second stands for {number(faster, 3)} seconds of the recording, which has too many requests"),
+        (
+            faster > 1,
+            f"the recording has too many requests, and was shortened by a factor of {number(faster, 3)}",
+        ),
     )
     return [words for holds, words in known if holds]
 
@@ -60,15 +63,15 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
     elif answered is None:
         yield f"{whose}the profile does not say what the tuned server answered: CPU times are those of its parts"
     elif model.agrees:
-        share = f"{1 / model.ratio:.0%} of what its parts promise"
+        share = f"{1 / model.ratio:.0%} of the rate predicted from its parts"
         yield f"{whose}the tuned server answered {number(answered)} requests/s, {share}"
     elif model.is_near:
         yield f"{whose}CPU times are scaled by {scale:.2f}: the tuned server answered {number(answered)} requests/s"
     else:
         remedy = "tune it again" if wanted.together else "measure a replica, and give --capacity"
         yield (
-            f"{whose}CPU times are not scaled: the parts promise {number(model.ratio * answered)} requests/s and the "
-            f"tuned server answered {number(answered)}, which is too far apart; {remedy}"
+            f"{whose}CPU times are not scaled: {number(model.ratio * answered)} requests/s were predicted from the "
+            f"parts, and the tuned server answered {number(answered)}, which is too far apart; {remedy}"
         )
 
 
@@ -77,9 +80,9 @@ def _rare_notes(wanted: PlanRequest, parts: Sequence[Figures]) -> Iterator[str]:
     for model, limit, part in zip(wanted.models, wanted.limits, parts, strict=bool(parts)):
         name, needed = model.profile.model.name, PlannedLoad(wanted.arrivals, limit).enough
         if not part.asked:
-            yield f"{name}: none of its requests could be simulated beside the others: only a lone one was"
+            yield f"{name}: its requests are too rare to be simulated beside other models': only a lone request was"
         elif part.asked < needed:
             asked = several(part.asked, "request")
-            yield f"{name}: {limit.percentile} is uncertain: it rests on {asked}, and needs {needed:,}"
+            yield f"{name}: {limit.percentile} is uncertain: it is based on {asked}, and needs {needed:,}"
         if part.closer:
-            yield f"{name}: its requests are rare, and were simulated closer together than they come"
+            yield f"{name}: its requests are rare, and were simulated closer together than they arrive"

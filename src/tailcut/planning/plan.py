@@ -56,8 +56,8 @@ _MOST_DECISIONS = 1_000_000  # the most decisions of an autoscaler that are simu
 _LEAST_ARRIVALS = 2
 _SHOWN_LOSSES = 3
 _GROWN = (
-    "the headroom and the curve have bursts that are larger than the recorded ones by a tenth at most: what is more "
-    "comes at random, at the rate over time"
+    "for the headroom and the curve, recorded bursts grow by a tenth at most: further requests are added at random, "
+    "at the rate over time"
 )
 
 
@@ -203,7 +203,7 @@ def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN)
             return _Traffic(wanted.arrivals, wanted.rates)
         bursts = simulated_bursts(process, wanted.limits, capacity, servers)
         length, asked = number(bursts.length_s, 3), number(process.length_s, 6)
-        note = f"bursts of {length} s were simulated, which {asked} s are taken to be like"
+        note = f"bursts of {length} s were simulated, and bursts of {asked} s are assumed to behave alike"
         notes = [note] if bursts.length_s < process.length_s else []
         return _Traffic(lambda rate: replace(bursts, rate=rate), wanted.rates, notes)
     faster, arrivals_ns = _recorded(wanted, wanted.recording)

@@ -60,5 +60,5 @@ def test_what_registers_operators_is_imported(tmp_path: Path) -> None:
     refused = python(tmp_path, OPEN, "twice.pt2")
     assert refused.returncode == 1
     last = refused.stderr.splitlines()[-1]
-    assert "twice.pt2: the program has operators of torchvision, which nothing registers" in last
+    assert "twice.pt2: the program has operators of torchvision, which no installed package registers" in last
     assert last.endswith(": pip install torchvision")

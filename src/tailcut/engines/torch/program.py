@@ -195,7 +195,7 @@ def _register(file: Any) -> None:
             import_module(module)
         except ImportError as error:
             advice = "install a version that does" if is_installed(package) else f"pip install {package}"
-            what = f"operators of {library}, which nothing registers"
+            what = f"operators of {library}, which no installed package registers"
             raise UnsupportedError(f"the program has {what} ({short(error)}): {advice}") from None
 
 

@@ -41,9 +41,9 @@ class ScriptEngine:
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         check_trusted(path)
         if (options.precision, options.compiler, options.u8_input) != ("f32", "eager", None):
-            raise UnsupportedError(f"{path}: TorchScript is computed as it is: use precision f32 and compiler eager")
+            raise UnsupportedError(f"{path}: TorchScript runs unchanged: use precision f32 and compiler eager")
         if options.outputs or options.fixed_dims:
-            raise UnsupportedError(f"{path}: TorchScript has neither outputs nor fixed_dims: declare its signature so")
+            raise UnsupportedError(f"{path}: TorchScript has no outputs or fixed_dims: declare them in its signature")
         self.spec = declared_spec(options.signature, name or model_name(path))
         self.options = options
         use_threads(options.threads)
@@ -184,7 +184,7 @@ def check_trusted(path: Path) -> None:
     """
     if not is_trusted(path):
         raise UnsupportedError(
-            f"{path}: TorchScript is code of its own: export the model with torch.export.save (.pt2), or trust the "
+            f"{path}: TorchScript can run any code: export the model with torch.export.save (.pt2), or trust the "
             "file (--trust)"
         )
 
