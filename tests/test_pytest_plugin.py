@@ -19,6 +19,11 @@ def test_two(tailcut_benchmark):
     found = tailcut_benchmark({{"sum": lambda: sum(range(500)), "max": lambda: max(range(500))}}, seconds=0.03)
     assert len(found.comparisons) == 1
 """
+TWICE = """
+def test_two(tailcut_benchmark):
+    tailcut_benchmark(lambda: sum(range(20)))
+    tailcut_benchmark(lambda: sum(range(20_000)))
+"""
 QUICK = "--tailcut-seconds=0.05"
 
 
@@ -43,18 +48,23 @@ def test_the_entry_point_is_the_plugin() -> None:
 
 def test_save_then_compare(project: pytest.Pytester) -> None:
     """A named run is saved below the root folder; the same work passes against it, ten times the work fails, and the
-    failure names test, ratio, interval and file: far from what a busy machine does to either."""
+    failure names test, ratio, interval and file: far from what a busy machine does to either.
+
+    What a test measures later is numbered, and compared with what came at its place before.
+    """
+    project.makepyfile(test_twice=TWICE)
     write(project, 1000)
     saved = project.runpytest_subprocess(QUICK, "--tailcut-save=main")
-    saved.assert_outcomes(passed=2)
+    saved.assert_outcomes(passed=3)
     record = json.loads((project.path / ".tailcut" / "main.json").read_text())
     names = [item["name"] for item in record["functions"]]
-    assert names == ["test_speed.py::test_sum", "test_speed.py::test_two sum", "test_speed.py::test_two max"]
+    of_speed = ["test_speed.py::test_sum", "test_speed.py::test_two sum", "test_speed.py::test_two max"]
+    assert names == [*of_speed, "test_twice.py::test_two", "test_twice.py::test_two #2"]
     same = project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "--tailcut-noise=4")
-    same.assert_outcomes(passed=2)
+    same.assert_outcomes(passed=3)
     write(project, 10_000)
     slower = project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "-k", "test_sum", "--tailcut-report=r.html")
-    slower.assert_outcomes(failed=1, deselected=1)
+    slower.assert_outcomes(failed=1, deselected=2)
     text = slower.stdout.str()
     ratio = re.search(r"test_speed.py::test_sum got slower: x([\d.]+) \([\d.]+ to [\d.]+\) of", text)
     assert ratio
@@ -62,24 +72,6 @@ def test_save_then_compare(project: pytest.Pytester) -> None:
     assert "main.json" in text
     assert "Traceback" not in text
     assert "got slower" in (project.path / "r.html").read_text()
-
-
-def test_a_test_that_measures_twice(project: pytest.Pytester) -> None:
-    """What comes later is numbered, and compared with what came at its place before."""
-    project.makepyfile(
-        test_twice="""
-def test_two(tailcut_benchmark):
-    tailcut_benchmark(lambda: sum(range(20)))
-    tailcut_benchmark(lambda: sum(range(20_000)))
-"""
-    )
-    project.runpytest_subprocess(QUICK, "--tailcut-save=main").assert_outcomes(passed=1)
-    record = json.loads((project.path / ".tailcut" / "main.json").read_text())
-    assert [item["name"] for item in record["functions"]] == [
-        "test_twice.py::test_two",
-        "test_twice.py::test_two #2",
-    ]
-    project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "--tailcut-noise=4").assert_outcomes(passed=1)
 
 
 @pytest.mark.slow

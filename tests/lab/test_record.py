@@ -78,7 +78,7 @@ def test_alike_runs_are_indistinct() -> None:
     assert not regressed(outcome)
 
 
-@pytest.mark.parametrize(("scale", "word"), [(1.5, "worse"), (0.6, "better")])
+@pytest.mark.parametrize(("scale", "word"), [(1.5, "worse"), pytest.param(0.6, "better", marks=pytest.mark.slow)])
 def test_a_true_change_has_its_verdict(scale: float, word: str) -> None:
     """Half as slow again is worse, with the ratio inside its interval; much faster is better; only worse regresses."""
     outcome = compare(run_record(result(lognormal(1, scale))), run_record(result(lognormal(2))))

@@ -20,6 +20,7 @@ from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.simulate import simulate_closed
 from tailcut.tuner.space import changed
 
+pytestmark = pytest.mark.usefixtures("short_simulations")
 WAY = {"wake_ns": 5_000}
 
 
