@@ -99,7 +99,7 @@ def collecting(status: int = 200, answer: bytes = b"") -> Iterator[Collector]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         collector.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # which is how soon it ends
         thread.start()
         try:
             yield collector
