@@ -178,7 +178,7 @@ def test_a_limit_that_cannot_be_kept_is_a_no(bench: Bench, server: Server) -> No
     [
         ("single-stream", (), "p90_ms", 1),
         pytest.param("multi-stream", (), "p99_ms", 8, marks=pytest.mark.slow),
-        ("server", ("--slo", "10s", "--rate", "700"), "queries_per_s", 1),
+        pytest.param("server", ("--slo", "10s", "--rate", "700"), "queries_per_s", 1, marks=pytest.mark.slow),
         ("offline", ("--samples", "640"), "samples_per_s", 32),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_trace_is_replayed_in_two_processes(server: Server, tmp_path: Path) ->
     assert run["rate_offered"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("arrivals", ["constant", "bursty"])
+@pytest.mark.parametrize("arrivals", ["bursty", pytest.param("constant", marks=pytest.mark.slow)])
 def test_arrivals_by_name(bench: Bench, server: Server, arrivals: str) -> None:
     """The record says how the requests came."""
     done = bench(server.url, "--rate", "200", "--arrivals", arrivals, "--duration", "300ms", "--json")

@@ -54,7 +54,15 @@ def test_what_cannot_be_compared_is_not_measured(
     assert line.endswith(f"and the new ones would be {words}")
 
 
-@pytest.mark.parametrize("load", [("--rate", "30"), ("--concurrency", "1,2"), ("--mix", "digits=30")], ids=" ".join)
+@pytest.mark.parametrize(
+    "load",
+    [
+        ("--rate", "30"),
+        pytest.param(("--concurrency", "1,2"), marks=pytest.mark.slow),
+        pytest.param(("--mix", "digits=30"), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
 def test_what_can_is(bench: Bench, server: Server, before: Path, load: tuple[str, ...]) -> None:
     """A run of several is enough."""
     done = bench(server.url, *load, "--duration", "100ms", "--against", before, "--json")

@@ -62,7 +62,9 @@ def test_two_models_at_once(bench: Bench, server: Server, folder: Path) -> None:
     assert "client CPUs" in table
 
 
-@pytest.mark.parametrize("more", [("--wire", "json"), ("--shared-memory", "tailcut-several-")])
+@pytest.mark.parametrize(
+    "more", [("--shared-memory", "tailcut-several-"), pytest.param(("--wire", "json"), marks=pytest.mark.slow)]
+)
 def test_a_mix_in_other_forms(bench: Bench, server: Server, more: tuple[str, ...]) -> None:
     """JSON, and tensors in shared memory."""
     done = bench(server.url, "--mix", "text=40,mlp=40", "--duration", "400ms", *more)

@@ -52,7 +52,7 @@ def command(monkeypatch: pytest.MonkeyPatch):
     return put
 
 
-@pytest.mark.parametrize("module", [False, True])
+@pytest.mark.parametrize("module", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_version_is_the_installed_one(module: bool):
     """`tailcut --version` and `python -m tailcut --version` print the installed version and nothing else."""
     done = tailcut("--version", module=module)

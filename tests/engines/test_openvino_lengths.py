@@ -20,6 +20,11 @@ LENGTHS = np.array([6, 3, 1], np.int32)
 X = np.random.default_rng(1).standard_normal((3, 6, 3)).astype(np.float32)
 
 
+def some_kinds(lengths: str) -> list:
+    """Every kind with these lengths; where each is compiled several times, `make test` has one alone."""
+    return [pytest.param(kind, lengths, marks=[pytest.mark.slow] * (kind != "LSTM")) for kind in KINDS]
+
+
 def opened(path: Path, name: str = "openvino", *fixed: str) -> Engine:
     return open_engine(path, EngineOptions(name=name, threads=1, fixed_dims=fixed))
 
@@ -50,7 +55,7 @@ def test_lengths_that_openvino_ignores_are_refused(tmp_path: Path, kind: str, sh
     truth.close()
 
 
-@pytest.mark.parametrize(("kind", "lengths"), [*((kind, "input") for kind in KINDS), ("GRU", [6, 3, 1])])
+@pytest.mark.parametrize(("kind", "lengths"), [*some_kinds("input"), ("GRU", [6, 3, 1])])
 def test_lengths_are_heeded_where_all_sizes_are_fixed(tmp_path: Path, kind: str, lengths: str | list[int]) -> None:
     """By the file, or by the engine's options, in ONNX and in IR."""
     free = models.recurrent(kind, tmp_path / "free.onnx", shape=(None, None, 3), lengths=lengths)
@@ -69,7 +74,7 @@ def test_lengths_are_heeded_where_all_sizes_are_fixed(tmp_path: Path, kind: str,
     truth.close()
 
 
-@pytest.mark.parametrize(("kind", "lengths"), [*((kind, "none") for kind in KINDS), ("GRU", [6, 6, 6])])
+@pytest.mark.parametrize(("kind", "lengths"), [*some_kinds("none"), ("GRU", [6, 6, 6])])
 def test_full_lengths_are_no_reason_to_refuse(tmp_path: Path, kind: str, lengths: str | list[int]) -> None:
     """Front ends give full lengths to a layer that has none."""
     shape = (None, None, 3) if lengths == "none" else (None, 6, 3)

@@ -70,6 +70,7 @@ def test_a_server_of_both_engines_resolves_nothing(tmp_path: Path, lookups: Path
     assert "127.0.0.1" in hosts(lookups)
 
 
+@pytest.mark.slow
 def test_the_doctor_resolves_nothing(lookups: Path) -> None:
     """It loads openvino to ask what the processor can do."""
     subprocess.run(

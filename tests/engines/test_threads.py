@@ -53,6 +53,7 @@ def test_a_quota_of_one_cpu_gives_one_thread(one_cpu: Path, tmp_path: Path) -> N
     assert threads_of(path, group=one_cpu) == [1, 1, reason]
 
 
+@pytest.mark.slow
 def test_a_mask_of_one_cpu_gives_one_thread(tmp_path: Path) -> None:
     """As `taskset` sets it."""
     path = perceptron([16, 16, 4], tmp_path / "m.onnx")

@@ -44,7 +44,7 @@ def server(pair: Pair, token: Path, tmp_path_factory: pytest.TempPathFactory) ->
     [
         pytest.param("https", CLOSED, "HTTP over TLS, binary tensors", marks=pytest.mark.slow),
         ("https", [*CLOSED, "--processes", "2", "--wire", "json"], "HTTP over TLS, json tensors"),
-        ("https", ["--rate", "200"], "HTTP over TLS, binary tensors"),
+        pytest.param("https", ["--rate", "200"], "HTTP over TLS, binary tensors", marks=pytest.mark.slow),
         ("grpcs", CLOSED, "gRPC over TLS, binary tensors"),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_call_fails_at_once_if_no_process_starts(tmp_path, monkeypatch, caplog
     [
         (subprocess, "Popen", ValueError("embedded null byte")),
         (threading.Thread, "start", None),
-        (subprocess, "Popen", MemoryError()),
+        pytest.param(subprocess, "Popen", MemoryError(), marks=pytest.mark.slow),
     ],
 )
 def test_the_first_process_failing_to_start_is_reported(tmp_path, monkeypatch, owner, name, error):

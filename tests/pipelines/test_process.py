@@ -36,7 +36,7 @@ def ask(model, seconds):
     return [not isinstance(answer, DeadlineExceededError) for answer in asyncio.run(answers())]
 
 
-@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("threads", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_call_of_a_batch_has_its_own_time(tmp_path, threads):
     """All of them take longer together."""
     with Model.open(written(tmp_path, *slow(FREE, 1.0, threads=threads))) as model:
@@ -44,7 +44,7 @@ def test_each_call_of_a_batch_has_its_own_time(tmp_path, threads):
         assert sorted(model.entry.stage_batches()["f"]) == [1, 14]
 
 
-@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("threads", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_call_that_hangs_behind_others_is_ended(tmp_path, threads):
     """At its own time, and not at that of all calls together."""
     with Model.open(written(tmp_path, *slow(FREE, 0.4, threads=threads))) as model:

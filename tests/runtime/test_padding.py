@@ -228,7 +228,7 @@ def test_an_output_that_follows_one_length_by_two_axes_is_cut_on_both(tmp_path: 
             np.testing.assert_allclose(model.infer_sync(request)["y"], alone.run(request)["y"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_height_and_width_have_buckets_of_their_own(tmp_path: Path, engine: str) -> None:
     """Images below, at and above the buckets of either: each answer is cut to its own sizes."""
     path = images(tmp_path / "m.onnx")

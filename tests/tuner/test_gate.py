@@ -94,7 +94,7 @@ def padded(*buckets: int, mask: float = 0.0, name: str = "ids") -> Settings:
     return changed(PLAIN, batching={"padding": padding})
 
 
-@pytest.mark.parametrize(("mask", "right"), [(0.0, True), (1.0, False)])
+@pytest.mark.parametrize(("mask", "right"), [pytest.param(0.0, True, marks=pytest.mark.slow), (1.0, False)])
 def test_padding_is_proven_between_the_buckets(tmp_path: Path, mask: float, right: bool) -> None:
     """All data stand at the buckets, where nothing is filled up; a wrong value of the mask shows at cut requests."""
     path = masked_mean(tmp_path / "m.onnx")
@@ -113,7 +113,7 @@ def test_a_mean_without_a_mask_does_not_bear_padding(tmp_path: Path) -> None:
     assert "cut to length" in result.reason
 
 
-@pytest.mark.parametrize(("layers", "right"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("layers", "right"), [pytest.param(1, True, marks=pytest.mark.slow), (2, False)])
 def test_strided_outputs_are_cut_and_compared(tmp_path: Path, layers: int, right: bool) -> None:
     """Answers have their own length; where a second layer sees what the first made of the filling, they are wrong."""
     random = np.random.default_rng(1)
