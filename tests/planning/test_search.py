@@ -128,6 +128,7 @@ def test_workers_divide_a_replica() -> None:
     assert expect_cluster(cluster, load, 2)(3, 4000.0).p99_ms == expect_cluster(cluster, load)(6, 4000.0).p99_ms
 
 
+@pytest.mark.usefixtures("short_simulations")
 def test_very_many_replicas_are_as_64() -> None:
     """At the same load for each: the time is what is simulated for 64."""
     expect = expect_cluster(Cluster(single(exponential(1.0)), 1, "two-choices"), PlannedLoad(Poisson, P99))

@@ -11,6 +11,7 @@ from tailcut.planning.demand import Limit
 from tailcut.planning.search import Expect, KnownRates, PlannedLoad, expect_cluster, highest_rate, least_replicas
 from tailcut.planning.together import Tenant, capacity_together, expect_together
 
+pytestmark = pytest.mark.usefixtures("short_simulations")
 LOOSE = Limit("p99", 200.0)
 QUICK, SLOW = PlannedLoad(Poisson, Limit("p99", 10.0)), PlannedLoad(Poisson, Limit("p99", 60.0))
 
@@ -25,7 +26,6 @@ def test_one_model_is_as_alone() -> None:
     assert together.utilisation == pytest.approx(alone.utilisation, abs=0.03)
 
 
-@pytest.mark.usefixtures("short_simulations")
 def test_models_share_the_cores() -> None:
     """Two models need as many replicas as their work together takes, and each has to meet its own limit."""
     tenants = [

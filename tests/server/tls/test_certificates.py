@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def pair(folder: Path) -> Pair:
     return make_pair(folder)
 
 
+@cache
+def rsa_pair(folder: Path) -> Pair:
+    """Of another type than all others."""
+    return make_pair(folder, "rsa", rsa=True)
+
+
 def encrypted(pair: Pair, folder: Path) -> Path:
     path = folder / "encrypted.key"
     openssl("pkey", "-in", pair.key, "-aes256", "-passout", "pass:secret", "-out", path)
@@ -40,11 +47,11 @@ WRONG: dict[str, tuple[Callable[[Pair, Path], tuple[Path, Path]], str]] = {
     "swapped": (lambda pair, folder: (pair.key, pair.cert), "not a certificate in PEM"),
     "another key": (lambda pair, folder: (pair.cert, make_pair(folder, "other").key), "does not belong"),
     "a key of another type": (
-        lambda pair, folder: (pair.cert, make_pair(folder, "rsa", rsa=True).key),
+        lambda pair, folder: (pair.cert, rsa_pair(folder).key),
         "does not belong",
     ),
     "a certificate of another type": (
-        lambda pair, folder: (make_pair(folder, "rsa", rsa=True).cert, pair.key),
+        lambda pair, folder: (rsa_pair(folder).cert, pair.key),
         "does not belong",
     ),
     "encrypted": (lambda pair, folder: (pair.cert, encrypted(pair, folder)), "the key is encrypted"),
