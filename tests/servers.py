@@ -17,7 +17,15 @@ from typing import IO, Self
 
 from tailcut.lab.fork_server import FAST_PATH, SERVER, ForkedCommand, execute, fork, prepare
 
-MODULES = (*SERVER, *FAST_PATH, "tailcut.pipelines.model", "tailcut.engines.onnxruntime", "tests.forked_workers")
+MODULES = (
+    *SERVER,
+    *FAST_PATH,
+    "tailcut.cli.logs",
+    "tailcut.pipelines.model",
+    "tailcut.engines.onnxruntime",
+    "numpy.ma",  # which the first quantile imports
+    "tests.forked_workers",
+)
 prepare(MODULES)  # before a test gives its children a control group
 TIMEOUT_S = 20.0
 _START_S = 180.0  # enough for hundreds of models on a busy machine

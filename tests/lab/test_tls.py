@@ -43,8 +43,13 @@ def server(pair: Pair, token: Path, tmp_path_factory: pytest.TempPathFactory) ->
     ("scheme", "flags", "transport"),
     [
         pytest.param("https", CLOSED, "HTTP over TLS, binary tensors", marks=pytest.mark.slow),
-        ("https", [*CLOSED, "--processes", "2", "--wire", "json"], "HTTP over TLS, json tensors"),
-        pytest.param("https", ["--rate", "200"], "HTTP over TLS, binary tensors", marks=pytest.mark.slow),
+        pytest.param(
+            "https",
+            [*CLOSED, "--processes", "2", "--wire", "json"],
+            "HTTP over TLS, json tensors",
+            marks=pytest.mark.slow,
+        ),
+        ("https", ["--rate", "200"], "HTTP over TLS, binary tensors"),
         ("grpcs", CLOSED, "gRPC over TLS, binary tensors"),
     ],
 )

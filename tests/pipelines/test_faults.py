@@ -185,7 +185,9 @@ def test_close_does_not_wait_for_a_process_that_starts(tmp_path, caplog):
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("where", ["True", "'tailcut.pipelines.child' in str(sys.orig_argv)"])
+@pytest.mark.parametrize(
+    "where", [pytest.param("True", marks=pytest.mark.slow), "'tailcut.pipelines.child' in str(sys.orig_argv)"]
+)
 def test_a_server_ends_while_a_pipeline_is_read_anew(tmp_path, where):
     """Its file is being imported by the server itself, or by a stage's process."""
     logs = tmp_path / "logs"

@@ -327,7 +327,7 @@ def test_models_of_one_pipeline_share_process_and_time():
     assert not StepOptions(around=ServingPlace(2, 2, alone=False)).shared_by(files[:1]).around.alone
 
 
-@pytest.mark.parametrize("variable", ["ranking", "ranking_on_thread"])
+@pytest.mark.parametrize("variable", ["ranking", pytest.param("ranking_on_thread", marks=pytest.mark.slow)])
 def test_requests_whose_rows_belong_together_are_neither_merged_nor_split(folder, variable):
     """A ranking of more rows than a batch has, and of several requests at once."""
     with Model.open(f"{folder}/samples.py:{variable}") as model:

@@ -53,6 +53,7 @@ def test_it_serves_on_its_port_and_its_socket_until_it_is_stopped(model: Path) -
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_one_that_does_not_start_says_why(tmp_path: Path) -> None:
     """In the server's own words."""
 

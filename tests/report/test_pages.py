@@ -185,8 +185,8 @@ def test_many_late_runs_are_one_doubt() -> None:
 @pytest.mark.parametrize(
     ("scales", "words"),
     [
-        ({"f": 5.0}, " us per call"),
-        ({"f": 10.0, "g": 5.0}, "g is 2 times faster"),
+        pytest.param({"f": 5.0}, " us per call", marks=pytest.mark.slow),
+        pytest.param({"f": 10.0, "g": 5.0}, "g is 2 times faster", marks=pytest.mark.slow),
         ({"f": 5.0, "g": 10.0}, "f is the fastest"),
         ({"f": 5.0, "g": 5.0}, "No proven difference"),
     ],

@@ -35,11 +35,11 @@ class RefusedError(Exception):
     """What the server answers instead."""
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, list]]:
     """A server of the cases that an engine takes, and their names; batches of 4 at most.
 
-    OpenVINO, which compiles each of them slowly, has all of them in `make test-all` alone.
+    OpenVINO, which compiles each of them slowly, is in `make test-all` alone. Without a server, tests/runtime has it.
     """
     engine = request.param
     folder = tmp_path_factory.mktemp(engine)
