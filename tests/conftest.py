@@ -14,6 +14,9 @@ import pytest
 from tests.in_process import fork_trials, logging_restored, signals_restored
 
 os.environ.pop("COLUMNS", None)  # the line editor of the process that starts the workers sets it
+# Without this, threads of numpy's OpenBLAS poll when they come: a tenth of a second of CPU time in each process that
+# imports numpy, of which the tests start hundreds.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 def pytest_configure() -> None:
