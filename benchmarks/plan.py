@@ -1,18 +1,19 @@
 """`tailcut plan` against real servers: predicted and measured capacity of throttled workers and replicas.
 
-    python benchmarks/plan.py [--model ranker] [--budget 60] [--share 0.35] [--seconds 4] [--warmup 2.5] [--rounds 5]
+    python benchmarks/plan.py [--model ranker] [--budget 60] [--share 0.28] [--seconds 4] [--warmup 2.5] [--rounds 5]
 
 The model is tuned for one CPU, as a user would. Then servers run in control groups with a CPU quota, so that a machine
 has room for several: one and two workers, reached directly, and one to four replicas behind haproxy where that is
-installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop finds the capacity, with twice as many
-connections for each server as its largest batch has rows: while one half is computed the other half waits, so batches
-are as large as in an overload. What is answered in the first seconds does not count: several workers accept connections
-one by one, and compute the first request of each alone. Set-ups take turns; each figure is the median of the rounds.
-The client and haproxy run outside the groups. What is judged is the plan's own figure, the highest Poisson rate whose
-p99 is within a second, in the curve of `tailcut plan`: one worker that is reached directly by the tune alone, two with
-`--capacity` of the one, and replicas behind haproxy with `--capacity` of one of them; both are measured in the same
-turns. That one replica is its own measurement and not judged. Limit: 10 %. Beside it stands what the closed loop of the
-client would get by the simulation.
+installed. The period of the quota is 100 ms, as in Kubernetes. The client and haproxy run outside the groups, and need
+what four replicas leave of two CPUs. A closed loop finds the capacity, with twice as many connections for each server
+as its largest batch has rows: while one half is computed the other half waits, so batches are as large as in an
+overload. What is answered in the first seconds, while connections are opened, does not count. Set-ups take turns; each
+figure is the median of the rounds.
+
+What is judged is the plan's own figure, the highest Poisson rate whose p99 is within a second, in the curve of `tailcut
+plan`: one worker that is reached directly by the tune alone, two with `--capacity` of the one, and replicas behind
+haproxy with `--capacity` of one of them; both are measured in the same turns. That one replica is its own measurement
+and not judged. Limit: 10 %. Beside it stands what the closed loop of the client would get by the simulation.
 
 Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about eight minutes.
 """
@@ -248,7 +249,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ranker")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of the tune")
-    parser.add_argument("--share", type=float, default=0.35, help="cores of each server process")
+    parser.add_argument("--share", type=float, default=0.28, help="cores of each server process")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--warmup", type=float, default=2.5, help="seconds before those, which do not count")
     parser.add_argument("--rounds", type=int, default=5)
