@@ -24,6 +24,10 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
             {float(model.cores) for model in wanted.models} != {cores},
             f"a replica has {several(cores, 'core')}, which is not what the model was measured with",
         ),
+        (
+            wanted.capacity is None and any(cores / workers < min(1.0, model.cores) for model in wanted.models),
+            "a server that its quota throttles may answer a third less than planned: measure one, and give --capacity",
+        ),
         (workers > 1, f"each of {workers} workers has {several(cores / workers, 'core')} of its own"),
         (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
         (wanted.together, "each replica serves all models, and replicas get requests in turn"),
