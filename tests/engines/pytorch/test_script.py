@@ -375,7 +375,7 @@ def test_images_with_channels_last(tmp_path: Path) -> None:
     assert last._module.state_dict()["0.weight"].is_contiguous(memory_format=torch.channels_last)
     assert np.allclose(plain.run({"input": x})["output"], last.run({"input": x})["output"], atol=1e-5)
     for wrong in ({"outputs": ("output",)}, {"fixed_dims": ("input:0=1",)}):
-        with pytest.raises(UnsupportedError, match="declare its signature"):
+        with pytest.raises(UnsupportedError, match="declare them in its signature"):
             open_engine(path, options(signature=signature, **wrong))
 
 
