@@ -55,3 +55,21 @@ def test_noise_is_no_difference() -> None:
     assert choose([MeasuredUsage((2.0, 2.01, 2.0, 2.0), 60.0, 0), steady]).index == 0
     far = MeasuredUsage((1.0, 9.0, 2.6, 2.6), 10.0, 0)
     assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), far]).index == 0
+
+
+def with_tail(alone_ms: float, *tails_ms: float) -> MeasuredUsage:
+    """Equal in all but the median of a lone connection and the tail under load."""
+    return MeasuredUsage((alone_ms,) * 4, 100.0, 300 * MIB, tails_ms)
+
+
+def test_a_clearly_longer_tail_is_left_out() -> None:
+    """The shorter median of a lone connection does not make up for it; the reason names the tail."""
+    choice = choose([with_tail(1.0, 9.0, 8.0, 8.0, 30.0), with_tail(2.0, 6.0, 6.0, 7.0, 6.0)])
+    assert choice.index == 1
+    assert "p95 at the rate of the verification x0.71 of the next" in choice.reason
+
+
+@pytest.mark.parametrize("tails", [(7.0, 7.0, 6.5, 7.0), (9.0, 9.0, 5.0, 9.0), ()])
+def test_a_tail_that_is_not_clearly_longer_decides_nothing(tails: tuple[float, ...]) -> None:
+    """Hardly longer, not in each round, or unknown: the shortest median decides."""
+    assert choose([with_tail(1.0, *tails), with_tail(2.0, 6.0, 6.0, 6.0, 6.0)]).index == 0

@@ -31,7 +31,11 @@ _FEWEST_ARMS = 2  # arms that race, however slow they are
 _MOST_LONGER = 3  # races in all, in blocks twice as long each time, as long as no arm answers anything
 _OPEN_REQUESTS = 12  # in an open block, at least
 _REPEATED = 0.25  # of the open blocks may be repeated because the client was late
-_COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equal configurations is compared
+_COST_REQUESTS, _MOST_COST_S = (
+    80,
+    0.6,
+)  # of an open block in which CPU time and tail of equal configurations are compared
+_FEWEST_OF_P95 = 20  # answers
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
 _BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; then only those near the best
 
@@ -181,8 +185,12 @@ class Racing:
         return run_heats(len(entrants), score, self.noise, until, fewest)
 
     def usages(self, entrants: Sequence[RaceEntrant], rate: float) -> list[MeasuredUsage]:
-        """Measure, interleaved, each entrant's median latency with one connection, CPU time at a rate, and memory."""
+        """Measure, interleaved, each entrant's median latency with one connection, CPU and p95 at a rate, and memory.
+
+        The p95 is unknown if a block is too short for it.
+        """
         alone: list[list[float]] = [[] for _ in entrants]
+        tails: list[list[float]] = [[] for _ in entrants]
         spent = [Spent() for _ in entrants]
         length_s = _cost_block_s(rate)
         alone_s = max(LEAST_BLOCK_S, self.load.alone_s)
@@ -195,13 +203,20 @@ class Racing:
                 block = partial(open_run, arm, rate=rate, duration_s=length_s, seed=number)
                 result, cost = watched(arm.pid, block)
                 spent[index].add(result, cost)
+                if result.samples >= _FEWEST_OF_P95:
+                    tails[index].append(float(np.quantile(result.latencies_ns, 0.95)) / 1e6)
                 cpu_ns = cost.cpu_ns / result.answered if cost is not None and result.answered else None
                 self.journal.add("usage", entrant.settings, rate=rate, alone_ms=alone_ms, cpu_ns=cpu_ns)
             if not all(alone):
                 alone_s *= 2  # a lone request takes longer than a block
         return [
-            MeasuredUsage(tuple(medians), _median_us(cost.cpu_ns_by_block), _held_bytes(entrant.arm.pid))
-            for entrant, medians, cost in zip(entrants, alone, spent, strict=True)
+            MeasuredUsage(
+                tuple(medians),
+                _median_us(cost.cpu_ns_by_block),
+                _held_bytes(entrant.arm.pid),
+                tuple(p95s) if len(p95s) == FEWEST_HEATS + 1 else (),
+            )
+            for entrant, medians, p95s, cost in zip(entrants, alone, tails, spent, strict=True)
         ]
 
     def _score_closed(self, arm: Arm, known: ClosedScores) -> float:

@@ -1,18 +1,23 @@
 """Which of several configurations that are equal by the objective is chosen. Pure.
 
-The criteria, in order: the shortest median latency with one connection; of those whose median is not clearly longer,
-the one that takes clearly less CPU per request; of those that take about as much, the one that holds clearly less
-memory. Latency comes first because it is the purpose of a tune. CPU comes before memory because a server that wastes it
-slows down everything else on the machine: spinning threads occupy a whole core without a measurable gain.
+The criteria, in order: configurations whose tail at the rate of the verification is clearly longer than the shortest
+are left out; the shortest median latency with one connection; of those whose median is not clearly longer, the one that
+takes clearly less CPU per request; of those that take about as much, the one that holds clearly less memory. Latency
+comes first because it is the purpose of a tune, and the tail before the median because it is what the tune claims. CPU
+comes before memory because a server that wastes it slows down everything else on the machine: spinning threads occupy a
+whole core without a measurable gain.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tailcut.errors import InvalidInputError
 from tailcut.stats import Interval, paired_ratio_interval
 
 SAME = 0.05  # medians within 5 % of the shortest are equal
+_LONGER = 1.2  # times the shortest tail, and longer in every round: clearly longer
 _UNSURE = 0.15  # medians within 15 % are equal if the interval of their ratio includes 1
 _CLEARLY = 0.8  # of the CPU time or memory: less than that is clearly less
 _LEAST_BYTES = 32 << 20  # smaller differences in memory do not count
@@ -26,11 +31,13 @@ class MeasuredUsage:
         alone_ms: median latencies with one connection, one per round; all configurations are measured in each round.
         cpu_us: CPU time per request; None if unknown.
         memory_bytes: the server's peak memory; None if unknown.
+        tails_ms: p95 at the rate of the verification, one per round; empty if unknown.
     """
 
     alone_ms: tuple[float, ...]
     cpu_us: float | None = None
     memory_bytes: int | None = None
+    tails_ms: tuple[float, ...] = ()
 
     @property
     def median_ms(self) -> float:
@@ -59,12 +66,17 @@ def choose(usages: Sequence[MeasuredUsage]) -> TieBreakChoice:
     """
     if len(usages) == 1:
         return TieBreakChoice(0, "")
-    shortest = min(range(len(usages)), key=lambda index: (usages[index].median_ms, index))
-    equal = [index for index in range(len(usages)) if _is_same(usages[index], usages[shortest])]
+    left, share = _with_short_tails(usages)
+    shortest = min(left, key=lambda index: (usages[index].median_ms, index))
+    equal = [index for index in left if _is_same(usages[index], usages[shortest])]
     others = len(usages) - 1
     within = f"within {SAME:.0%} of the best"
+    if len(left) == 1:
+        return TieBreakChoice(
+            shortest, f"{within}, as {_count(others)}; p95 at the rate of the verification x{share:.2f} of the next"
+        )
     if len(equal) == 1:
-        second = sorted(usage.median_ms for usage in usages)[1]
+        second = sorted(usages[index].median_ms for index in left)[1]
         ratio = usages[shortest].median_ms / second if second else 1.0
         return TieBreakChoice(
             shortest, f"{within}, as {_count(others)}; p50 with one connection x{ratio:.2f} of the next"
@@ -82,6 +94,25 @@ def choose(usages: Sequence[MeasuredUsage]) -> TieBreakChoice:
     if not words:
         return TieBreakChoice(chosen, f"{within}, as {_count(others)}, with about as much CPU and memory")
     return TieBreakChoice(chosen, f"equal within the noise; {' and '.join(words)}")
+
+
+def _with_short_tails(usages: Sequence[MeasuredUsage]) -> tuple[list[int], float]:
+    """Those whose tail is not clearly longer than the shortest, and the shortest as a share of the next.
+
+    All, and 1, if the tail of one is unknown.
+    """
+    if not all(usage.tails_ms for usage in usages):
+        return list(range(len(usages))), 1.0
+    medians = [float(np.median(usage.tails_ms)) for usage in usages]
+    best = min(range(len(usages)), key=medians.__getitem__)
+
+    def is_longer(index: int) -> bool:
+        pairs = zip(usages[index].tails_ms, usages[best].tails_ms, strict=True)
+        return medians[index] > _LONGER * medians[best] and all(mine > shortest for mine, shortest in pairs)
+
+    short = [index for index in range(len(usages)) if not is_longer(index)]
+    second = sorted(medians)[1]
+    return short, medians[best] / second if second else 1.0
 
 
 def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) -> tuple[list[int], float] | None:
