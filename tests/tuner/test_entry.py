@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,25 @@ def test_a_server_that_others_share_is_not_stopped(tmp_path: Path, monkeypatch: 
         assert len(session.servers._running) == 1
     finally:
         session.servers.keep()
+
+
+@pytest.mark.parametrize(("took_s", "asked"), [(0.3, 1), (0.0, 2)])
+def test_a_whole_check_of_a_slow_model_is_not_repeated(tmp_path: Path, took_s: float, asked: int) -> None:
+    """It sent every question once, and a second one would do no more; in a quick one there is time for more."""
+    session = open_session(TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), budget_s=60.0), lambda _: None)
+    checks: list[bool] = []
+
+    class Gate:
+        def check(self, *_: object, whole: bool) -> Accuracy:
+            checks.append(whole)
+            time.sleep(took_s)
+            return Accuracy(right=True, reason=f"{len(checks)}")
+
+    session.learned = replace(session.learned, gate=Gate())  # type: ignore[arg-type]
+    try:
+        first, second = (session.check(session.base, 0.2, whole=True) for _ in range(2))
+        session.check(session.base, 0.2)
+    finally:
+        session.servers.keep()
+    assert checks == [True] * asked + [False]
+    assert (first == second) == (asked == 1)
