@@ -60,6 +60,13 @@ class Cost(Record, frozen=True):
     waited_ns: float | None
 
 
+class SaturatedLoop(Record, frozen=True):
+    """The tuned server in a closed loop with as many connections as in the race."""
+
+    clients: int
+    throughput: float
+
+
 class LengthLatencies(Record, frozen=True):
     """Percentiles in milliseconds; null where there are too few samples, or the client was late."""
 

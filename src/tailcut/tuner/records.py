@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from tailcut.engines.base import U8Input
+from tailcut.lab.records import SaturatedLoop
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import RowsSetting
@@ -191,6 +192,7 @@ class TuneOutcome:
     previous_unserved: str = ""  # why they could not be served or checked
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     highest: HighestRate | None = None
+    saturated: SaturatedLoop | None = None
     not_kept: NotKept | None = None  # the settings of `arms["tuned"]`, if others are kept instead
     accuracy: Accuracy | None = None
     labels: LabelledShares | None = None  # of the baseline and the tuned settings

@@ -31,7 +31,15 @@ _TOO_MUCH = "the baseline cannot sustain this rate"
 _ROUNDING = 1.05  # of the CPUs allowed: measurement error
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
 _NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy: not kept in the profile
-_RATIOS = ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate")
+_RATIOS = (
+    "p99_ratio",
+    "tail_ratio",
+    "throughput_ratio",
+    "cpu_ratio",
+    "reference_p99_ratio",
+    "highest_rate",
+    "saturated",
+)
 
 
 def result(
@@ -149,6 +157,7 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         highest_rate=held
         and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),
+        saturated=outcome.saturated,
         slo_met=UNSET if asked.slo_ms is None else met(runs[kept], asked.slo_ms),
     )
 

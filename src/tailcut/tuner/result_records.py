@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from msgspec import UNSET, UnsetType
 
-from tailcut.lab.records import Bounds, Cost, IntervalRecord, MachineFacts
+from tailcut.lab.records import Bounds, Cost, IntervalRecord, MachineFacts, SaturatedLoop
 from tailcut.record import Record
 from tailcut.runtime.rows import RowDecision, RowsSetting
 from tailcut.runtime.settings import Settings
@@ -238,6 +238,7 @@ class Verification(Record, frozen=True, kw_only=True):
     cpus_within: bool | UnsetType = UNSET
     throughput_ratio: IntervalRecord | None
     highest_rate: HighestRate | None
+    saturated: SaturatedLoop | None = None
     slo_met: bool | UnsetType | None = UNSET
 
     @property

@@ -281,8 +281,14 @@ class Traffic:
         self._carried = CarriedRate(known.limit_ms, highest, self._overload.rate)
 
     def expected_s(self) -> float:
-        """How long it takes to show both rates, in seconds; 0 if nothing is measured."""
-        return traffic_s(self._known, self._carried.highest) if self._is_more else 0.0
+        """How long it takes to show both rates, in seconds; 0 if they cannot show a gain."""
+        return traffic_s(self._known, self._carried.highest) if self.may_show_gain else 0.0
+
+    @property
+    def may_show_gain(self) -> bool:
+        """Whether the tuned server may be shown to sustain a rate that is too much for the baseline."""
+        least = self._overload.rate if self._known.own_limit else self._known.rate
+        return self._best > least
 
     def measure(self, seed: int, until: float, beside_ms: np.ndarray | None = None) -> None:
         """Run a block of each server, as far as they are still needed.

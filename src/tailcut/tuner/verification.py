@@ -19,6 +19,7 @@ from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Percentile
+from tailcut.tuner.saturated import SaturatedBlocks
 from tailcut.tuner.traffic import Traffic, is_shown_over, overload_block_s, tuned_block_s
 
 Note = Callable[[str, str, float, np.ndarray], None]
@@ -35,6 +36,8 @@ _FIRST = 0.5  # of the verification, at least, for the p99 at one rate
 _NEAR = 1.05
 _SPARE = 1.15  # more samples than the p99 needs
 _OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
+_FULL_SHARE, _FULL_S = 0.03, 0.4  # of one closed loop with many connections, at most
+_ROUND = 1.4  # times a block of each arm: a round with its warm-ups and closed blocks
 
 
 def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float:
@@ -91,7 +94,6 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     traffic_s = traffic.expected_s()
     first_s = max(left_s - traffic_s, _FIRST * left_s, len(offered) * needed_s)
     has_both = time.monotonic() + traffic_s + first_s <= limit
-    until = plan.latest if has_both else 0.0
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
     arm_s = (first_s if has_both else left_s) / len(arms)
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * arm_s, needed_s) / rounds)
@@ -100,6 +102,7 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     closed_s = max(LEAST_BLOCK_S, each_s / rounds)
     # At least three of them: with fewer, the throughput has no interval.
     every = max(1, min(_SELDOM, (rounds - 1) // 2, round(rounds * closed_s / each_s)))
+    full = SaturatedBlocks(max(outcome.clients, load.clients[-1]), min(_FULL_S, _FULL_SHARE * left_s))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
         outcome.noise.probe()
@@ -110,9 +113,13 @@ def verify(  # noqa: PLR0913  a verification is its parameters
             note("verified", name, outcome.rate, runs[name].blocks[-1])
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(fresh, until, runs["baseline"].blocks[-1])
+            full.measure(arms["tuned"])
+        missing = max(0, enough - min(len(runs[name].latencies) for name in offered))
+        if has_both and (not missing or traffic.may_show_gain):
+            rest_s = _ROUND * len(offered) * missing / outcome.rate
+            traffic.measure(fresh, plan.latest - rest_s, runs["baseline"].blocks[-1])
         now = time.monotonic()
-        enough_known = min(len(runs[name].latencies) for name in offered) >= enough
+        enough_known = not missing
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
         if ends or (enough_known and number >= 2 * every and 2 * now - began > plan.latest):
             break
@@ -120,7 +127,7 @@ def verify(  # noqa: PLR0913  a verification is its parameters
             break
     outcome.noise.add_runs(traffic.runs)
     outcome.arms, outcome.overloaded = runs, frozenset(over)
-    outcome.highest = traffic.result(runs["baseline"])
+    outcome.highest, outcome.saturated = traffic.result(runs["baseline"]), full.result()
 
 
 def _overloaded(arms: Mapping[str, Arm], known: Baseline, seed: int) -> dict[str, ArmRuns]:
