@@ -94,6 +94,17 @@ def test_the_scale_is_what_the_parts_promise_for_the_verified_load() -> None:
     assert slow.parts(2.0).service.medians_ns[0] == 2e6
 
 
+def test_the_saturated_loop_comes_first() -> None:
+    """A plan is about capacity, and with few connections the batches are small; it scales however near it is."""
+    item = tuned(0.7)
+    evidence = item.profile.evidence | {"saturated": {"clients": 64, "throughput": 460.0}}
+    item = replace(item, profile=msgspec.structs.replace(item.profile, evidence=evidence))
+    assert item.scale == item.ratio == pytest.approx(500 / 460, rel=0.02)
+    broken = evidence | {"saturated": {"clients": "many"}}
+    item = replace(item, profile=msgspec.structs.replace(item.profile, evidence=broken))
+    assert item.ratio == pytest.approx(1 / 0.7, rel=0.05)
+
+
 def test_the_client_of_the_tune_shared_its_cores() -> None:
     """Unless the server was confined to some of them: then the same throughput is a slower server."""
     shared, confined = (
@@ -153,7 +164,7 @@ def test_nothing_verified_scales_nothing(evidence: dict) -> None:
     """A tune without a verification, or one that kept less of it."""
     item = tuned()
     item = replace(item, profile=msgspec.structs.replace(item.profile, evidence=evidence))
-    assert (item.throughput, item.ratio, item.scale) == (None, 1.0, 1.0)
+    assert (item.loop, item.ratio, item.scale) == (None, 1.0, 1.0)
 
 
 def test_stops_by_a_quota_cost_time() -> None:

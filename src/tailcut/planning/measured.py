@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tailcut.errors import ProfileError
+from tailcut.lab.records import SaturatedLoop
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.service import MeasuredService, measured_service
@@ -56,26 +57,37 @@ class MeasuredProfile:
         return min(quota, self._machine("cpus") or quota)
 
     @property
-    def throughput(self) -> float | None:
-        """Requests per second that the tuned server answered in a closed loop; None if that was not measured."""
-        tuned = self.profile.evidence.get("tuned")
-        value = _positive(tuned.get("throughput") if isinstance(tuned, dict) else None)
-        return value if _positive(self.profile.evidence.get("clients")) else None
+    def loop(self) -> SaturatedLoop | None:
+        """The closed loop of the verification that the parts are compared with: the saturated one if there was one.
+
+        None if nothing was verified.
+        """
+        evidence = self.profile.evidence
+        try:
+            saturated = msgspec.convert(evidence.get("saturated"), SaturatedLoop | None)
+        except msgspec.ValidationError:
+            saturated = None
+        if saturated is not None:
+            return saturated
+        tuned = evidence.get("tuned")
+        throughput = _positive(tuned.get("throughput") if isinstance(tuned, dict) else None)
+        clients = _positive(evidence.get("clients"))
+        return None if throughput is None or clients is None else SaturatedLoop(round(clients), throughput)
 
     @property
     def ratio(self) -> float:
-        """Throughput of the verified closed loop: predicted from the parts over measured; 1 without a verification.
+        """Throughput of `loop`: predicted from the parts over measured; 1 without a verification.
 
         If the server was confined to some of the CPUs, the client had the others to itself, and is simulated so.
         """
-        if self.throughput is None:
+        if self.loop is None:
             return 1.0
         workers = self.profile.settings.io.workers
         at_tune = self.parts(self.cores, workers)
         if self.service.cores < self._machine("usable_cpus"):
             at_tune = replace(at_tune, client_apart=True)
-        clients = max(1, round(self.profile.evidence["clients"] / workers))
-        return workers * simulate_closed(at_tune, clients, _ANSWERS).rate / self.throughput
+        clients = max(1, round(self.loop.clients / workers))
+        return workers * simulate_closed(at_tune, clients, _ANSWERS).rate / self.loop.throughput
 
     @property
     def scale(self) -> float:
@@ -85,7 +97,7 @@ class MeasuredProfile:
     @property
     def agrees(self) -> bool:
         """Whether prediction and measurement differ no more than two measurements of the same thing."""
-        return abs(self.ratio - 1) <= _ALIKE
+        return abs(self.ratio - 1) <= (_ALIKE if "saturated" not in self.profile.evidence else 0.0)
 
     @property
     def is_near(self) -> bool:

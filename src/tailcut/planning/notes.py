@@ -56,7 +56,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
 def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
     """Notes on how much the CPU times of a model are scaled, and why."""
     whose = f"{model.profile.model.name}: " if wanted.together else ""
-    scale, answered = wanted.scale(model), model.throughput
+    scale, answered = wanted.scale(model), None if model.loop is None else model.loop.throughput
     if wanted.capacity is not None:
         most = number(wanted.capacity, 6)
         workers = wanted.measured_workers
