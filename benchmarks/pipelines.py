@@ -9,8 +9,8 @@ loop's thread. What a stage costs is the difference between two stages and one; 
 The second half, with --peers, starts the servers one after the other in each round. PYTHON is an interpreter of an
 environment with Tailcut, tokenizers, onnx, litserve, bentoml and mosec; left out, one is made in build/peers/embedding.
 The functions are those of examples/pipelines: the peers call them in one worker process, Tailcut has the tokenizer in
-one process and the rest on threads. Tailcut stands there twice: as the pipeline is written, and with the profile that
-`tailcut tune` writes for it first, in --budget.
+one process and the rest on threads. Tailcut stands there three times: as the pipeline is written, with the profile that
+`tailcut tune` writes for it first, in --budget, and with all functions in one stage, as the peers have them.
 """
 
 import argparse
@@ -110,9 +110,11 @@ def servers(python: str, folder: Path) -> list[Server]:
     bento = [str(tools / "bentoml"), "serve", "embedding_bentoml:Embedding", "--working-dir", str(PEERS)]
     content_type = f"application/octet-stream\r\n{size}"
     tuned = [python, "-m", "tailcut", "serve", f"{folder}/embed.profile.toml", "--port", str(PORT)]
+    one_stage = [python, "-m", "tailcut", "serve", f"{PEERS}/embedding_stage.py:pipeline", "--port", str(PORT)]
     return [
         Server("tailcut", serve, "/v2/models/embed/infer", body, content_type),
         Server("tailcut, tuned", tuned, "/v2/models/embed/infer", body, content_type),
+        Server("tailcut, one stage", one_stage, "/v2/models/embed/infer", body, content_type),
         Server("litserve", [python, str(PEERS / "embedding_litserve.py")], "/infer", text),
         Server(
             "mosec",
@@ -204,7 +206,7 @@ def peers(python: str, rounds: int, seconds: float, budget: str) -> None:
     for count in CONCURRENCY:
         for name, values in result.items():
             rate, p50, p99 = (np.median([value[count][at] for value in values]) for at in range(3))
-            print(f"{count:3} in flight: {name:14} {rate:8.0f} requests/s   p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
+            print(f"{count:3} in flight: {name:18} {rate:8.0f} requests/s   p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
 
 
 def main() -> None:
