@@ -209,7 +209,7 @@ def test_a_combination_that_is_killed_gives_way_to_the_next_best(tmp_path: Path)
     models = tuple(
         TuneRequest(perceptron([64, 32, 8], tmp_path / f"{name}.onnx"), slo_ms=50.0) for name in ("one", "two")
     )
-    search = JointSearch(JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=6.0), lambda _: None)
+    search = JointSearch(JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=12.0), lambda _: None)
     kills = [1]
 
     class KillingAll(Noise):

@@ -1,9 +1,10 @@
 """Which configurations race: the best of several kinds."""
 
 from dataclasses import replace
+from functools import partial
 
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.finalists import FINALISTS, PredictedConfiguration, finalists, pareto
+from tailcut.tuner.finalists import FINALISTS, PredictedConfiguration, finalists, kinds_of, pareto
 from tailcut.tuner.space import changed
 
 
@@ -65,6 +66,30 @@ def test_each_shape_of_the_best_engine_has_its_best_in_the_race() -> None:
             for size in (1, 2)
         ]
         assert [item in finalists([*others, *two]) for item in two] == [there, False]
+
+
+def test_of_a_slow_model_each_shape_of_both_engines_races_once() -> None:
+    """Where a call takes long, its dispatch makes no difference: five finalists are five ways to compute."""
+    choices = [
+        predicted(
+            rate + dispatch - size / 1000,
+            20.0 - dispatch / 10,
+            engine={"name": name, "threads": threads, "instances": instances},
+            batching={"max_batch_size": size, "dispatch": ("worker", "adaptive", "inline")[dispatch]},
+        )
+        for name, threads, instances, rate in (
+            ("openvino", 2, 1, 110.0),
+            ("onnxruntime", 2, 1, 100.0),
+            ("openvino", 1, 2, 95.0),
+            ("onnxruntime", 1, 2, 80.0),
+            ("onnxruntime", 1, 1, 60.0),
+        )
+        for dispatch in range(3 if instances == 1 else 1)
+        for size in (4, 8, 32)
+    ]
+    chosen = finalists(choices, 5, kinds=partial(kinds_of, by_dispatch=False))
+    assert len(chosen) == 5
+    assert {item.settings.engine for item in chosen} == {item.settings.engine for item in choices}
 
 
 def test_the_largest_batch_alone_makes_no_finalist() -> None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
@@ -23,7 +24,7 @@ ONE, TWO = EngineOptions(threads=1), EngineOptions(threads=2)
 
 def estimate(options: EngineOptions = ONE) -> EngineEstimate:
     times = {1: [np.arange(1000, 2000)], 2: [np.arange(1500, 2500)]}
-    return EngineEstimate(options, times, [np.full(5, 9000)], {1: 800.5, 2: 1200.0}, 1 << 20, 0.25, batched=True)
+    return EngineEstimate(options, times, [np.full(5, 9000)], {1: 1400.5, 2: 1900.0}, 1 << 20, 0.25, batched=True)
 
 
 @pytest.fixture
@@ -39,8 +40,19 @@ def test_an_estimate_comes_back_as_it_was(path: Path) -> None:
     assert result.sizes == [1, 2]
     assert result.median_ns(1) == pytest.approx(1500, rel=0.01)
     assert result.alone_ns == 9000
-    assert result.cpu_ns == {1: 800, 2: 1200}
+    assert result.cpu_ns == {1: 1400, 2: 1900}
     assert (result.memory_bytes, result.load_s, result.batched) == (1 << 20, 0.25, True)
+
+
+def test_an_estimate_from_a_busy_machine_is_measured_again(path: Path) -> None:
+    """Its calls took twice their CPU time, because they waited for a CPU; on a device they wait for that."""
+    busy = replace(estimate(), cpu_ns={1: 700.0, 2: 1000.0})
+    journal = Journal(path, KEY)
+    journal.add_estimate(busy)
+    assert Journal(path, KEY).estimates([ONE]) == []
+    device = msgspec.structs.replace(ONE, device="cuda")
+    journal.add_estimate(replace(busy, options=device))
+    assert [item.options for item in Journal(path, KEY).estimates([ONE, device])] == [device]
 
 
 def test_an_estimate_that_is_not_whole_is_measured_again(path: Path) -> None:

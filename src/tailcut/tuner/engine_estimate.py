@@ -36,6 +36,7 @@ from tailcut.tuner.simulate import ServiceTimes
 QUANTILES = 64  # equally likely times of a batch size: the last one is beyond the p99
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
+_WAITED = 1.5  # times its CPU time: a call that takes longer has waited
 
 
 @dataclass(slots=True)
@@ -64,6 +65,12 @@ class EngineEstimate:
     def low_ns(self, rows: int) -> float:
         """The lower quartile for a measured size: the time of a call that nothing disturbs."""
         return float(np.quantile(np.concatenate(self.times_ns[rows]), 0.25))
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether calls of one row mostly waited for a CPU: they took clearly longer than their CPU time."""
+        cpu_ns = self.cpu_ns.get(1, 0.0)
+        return self.options.device == "cpu" and 0 < _WAITED * cpu_ns < self.median_ns(1)
 
     @property
     def rows_per_s(self) -> float:

@@ -52,7 +52,8 @@ def finalists(
     The second is the best on another engine or in another precision: where only two can race, that is the difference
     that the simulation predicts least well. The best of each dispatch is among them, because a stall while the cost of
     that dispatch was measured would otherwise keep all its configurations out of the race. So is the best of each
-    number of threads and instances with the engine of the best one: how these share cores and caches is not simulated.
+    number of threads and instances with the engine of the best one, or with the two best engines where dispatch makes
+    no kinds: how these share cores and caches is not simulated.
 
     Args:
         predicted: configurations.
@@ -64,11 +65,16 @@ def finalists(
     own = kinds or kinds_of
     ranked = sorted(predicted, key=lambda candidate: (-rank(candidate), candidate.alone_ms))
     hopeful = [candidate for candidate in ranked if rank(candidate) >= _HOPE * rank(ranked[0])]
-    alike = [candidate for candidate in hopeful if _computed_by(candidate) == _computed_by(ranked[0])]
-    other = [candidate for candidate in hopeful if candidate not in alike]
+    engines = list(dict.fromkeys(_computed_by(candidate) for candidate in hopeful))
+    other = [candidate for candidate in hopeful if _computed_by(candidate) in engines[1:]]
+    by_dispatch = any(_is_by_dispatch(own(candidate.settings)) for candidate in ranked[:1])
     firsts = [
-        *{candidate.settings.batching.dispatch: candidate for candidate in reversed(hopeful)}.values(),
-        *{_shape(candidate): candidate for candidate in reversed(alike)}.values(),
+        *{candidate.settings.batching.dispatch: candidate for candidate in reversed(hopeful) if by_dispatch}.values(),
+        *{
+            (_computed_by(candidate), _shape(candidate)): candidate
+            for candidate in reversed(hopeful)
+            if _computed_by(candidate) in engines[: 1 if by_dispatch else 2]
+        }.values(),
     ]
     chosen: list[PredictedConfiguration] = []
     taken: Counter[object] = Counter()
@@ -89,9 +95,10 @@ def finalists(
             chosen.append(frugal)
     near = [candidate for candidate in ranked if candidate not in chosen and rank(candidate) >= 0.5 * rank(ranked[0])]
     quickest_ms = min((candidate.alone_ms for candidate in chosen), default=0.0)
-    lone = sorted((item for item in near if item.alone_ms < quickest_ms), key=lambda candidate: candidate.alone_ms)
-    raced = {_way(candidate) for candidate in chosen}
-    fresh = [item for way, item in {_way(item): item for item in reversed(near)}.items() if way not in raced]
+    raced = {own(candidate.settings)[0][0] for candidate in chosen}
+    others = {own(item.settings)[0][0]: item for item in reversed(near)}
+    fresh = [item for kind, item in others.items() if kind not in raced]
+    lone = sorted((item for item in fresh if item.alone_ms < quickest_ms), key=lambda candidate: candidate.alone_ms)
     return [*chosen, *dict.fromkeys([*lone, *sorted(fresh, key=near.index), *near])][:count]
 
 
@@ -130,19 +137,23 @@ def _computed_by(candidate: PredictedConfiguration) -> tuple[str, str]:
     return candidate.settings.engine.name, candidate.settings.engine.precision
 
 
-def _way(candidate: PredictedConfiguration) -> tuple[object, str]:
-    return candidate.settings.engine, candidate.settings.batching.dispatch
+def _is_by_dispatch(kinds: Sequence[tuple[object, int]]) -> bool:
+    return any(key in {"inline", "worker", "adaptive"} for key, _ in kinds)
 
 
 def _shape(candidate: PredictedConfiguration) -> tuple[int, int]:
     return candidate.settings.engine.threads, candidate.settings.engine.instances
 
 
-def kinds_of(settings: Settings) -> list[tuple[object, int]]:
-    """The groups of similar finalists that settings belong to, and how many of each may race."""
+def kinds_of(settings: Settings, *, by_dispatch: bool = True) -> list[tuple[object, int]]:
+    """The groups of similar finalists that settings belong to, and how many of each may race.
+
+    Args:
+        settings: of one configuration.
+        by_dispatch: whether configurations that differ in their dispatch are of different kinds.
+    """
     engine, dispatch = settings.engine, settings.batching.dispatch
-    return [
-        ((engine, dispatch), _SAME_ENGINE),
-        ((engine.name, engine.precision), _SAME_PRECISION),
-        (dispatch, _SAME_DISPATCH),
-    ]
+    precision = (engine.name, engine.precision), _SAME_PRECISION
+    if not by_dispatch:
+        return [(engine, _SAME_ENGINE), precision]
+    return [((engine, dispatch), _SAME_ENGINE), precision, (dispatch, _SAME_DISPATCH)]

@@ -134,13 +134,13 @@ class Journal:
         self.add("estimate", estimate.options, **values, **({} if whole else {"whole": False}))
 
     def estimates(self, choices: Sequence[EngineOptions]) -> list[EngineEstimate]:
-        """The stored estimates of these configurations, the latest of each; none of those that failed."""
+        """The stored estimates of these configurations, the latest of each; none that failed or was disturbed."""
         estimates: dict[EngineOptions, EngineEstimate] = {}
         for line in self._of("estimate"):
             options = _converted(line["settings"], EngineOptions)
             if options in choices and not line.get("error") and line.get("times_ns") and line.get("whole", True):
                 estimates[options] = _estimate(options, line)
-        return list(estimates.values())
+        return [estimate for estimate in estimates.values() if not estimate.was_disturbed]
 
     def add_way(self, settings: Settings, way: WayIn, *, measured: bool = True) -> None:
         """Store the request overhead with these settings; assumed values (`measured=False`) are not reused."""

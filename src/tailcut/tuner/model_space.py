@@ -34,7 +34,7 @@ from tailcut.tuner.events import Estimated, Phase
 from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
 from tailcut.tuner.judging import Judging, Wrong
 from tailcut.tuner.learning import facts_of
-from tailcut.tuner.model_ways import ways_of, with_wiring
+from tailcut.tuner.model_ways import SLOW_CALL_NS, ways_of, with_wiring
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import PredictionParts, configurations, predict
 from tailcut.tuner.records import Rejected, TuneOutcome, precision_of
@@ -97,8 +97,12 @@ class ModelSpace:
         return []
 
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
-        """The groups of similar finalists that settings belong to, and how many of each may race."""
-        return kinds_of(settings)
+        """The groups of similar finalists that settings belong to, and how many of each may race.
+
+        Where a call takes long, where it is dispatched makes no difference.
+        """
+        quickest_ns = min((estimate.alone_ns for estimate in self.estimates if _is_known(estimate)), default=0.0)
+        return kinds_of(settings, by_dispatch=quickest_ns < SLOW_CALL_NS)
 
     def predicted(self) -> list[PredictedConfiguration]:
         """Every allowed configuration, with what the simulation expects of it.

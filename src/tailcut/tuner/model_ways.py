@@ -19,7 +19,7 @@ from tailcut.tuner.ways import (
     wiring_settings,
 )
 
-_SLOW_CALL_NS = 2_500_000  # with longer calls, the overhead of a request is a few per cent
+SLOW_CALL_NS = 2_500_000  # with longer calls, the overhead of a request is a few per cent
 
 
 def with_wiring(session: TuneSession, facts: SpaceFacts) -> SpaceFacts:
@@ -73,7 +73,7 @@ def ways_of(session: TuneSession, facts: SpaceFacts, estimates: Sequence[EngineE
 
 def _unmeasured(session: TuneSession, estimates: Sequence[EngineEstimate]) -> str:
     """Why the cost of receiving requests is not measured, as a message; empty if it is."""
-    if min(estimate.alone_ns for estimate in estimates) >= _SLOW_CALL_NS:
+    if min(estimate.alone_ns for estimate in estimates) >= SLOW_CALL_NS:
         return "the model's calls take far longer"
     late = not session.wanted.exhaustive and time.monotonic() > session.plan.race_until
     return "there is no time left to measure it" if late else ""

@@ -41,7 +41,7 @@ def tuned(folder: Path) -> tuple[dict, str]:
         "--data",
         "texts.npz",
         "--budget",
-        "14s",
+        "24s",
         "--rate",
         "150",
         "--slo",
