@@ -27,6 +27,7 @@ from tailcut.tuner.questions import Question, ReferenceQuestions, padded_places
 
 _ALONE = 8  # questions sent alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
+_FEWEST_OF_SLOW = 8  # sent together to a server that is slow to answer
 _PASSES = 2  # over all questions, in a different order each time
 _WHOLE, _LEAST_WHOLE_S = 3, 1.0  # times a check's seconds, and seconds: after that no large joined ones
 _PAIR = 2  # requests joined into one, which are sent even then
@@ -236,13 +237,26 @@ class Gate:
     def _groups(
         self, questions: Sequence[Question], together: int, seconds: float, *, whole: bool
     ) -> Iterator[list[Question]]:
-        """Which questions are sent together, until the time is over; at least one alone and one group."""
-        end = time.monotonic() + seconds
+        """Which questions are sent together, until the time is over; at least one alone and one group.
+
+        The groups are smaller, and have no large joined requests, for a server so slow that it would not answer a whole
+        one in twice the time that is left, unless all questions have to be sent: an engine that compiles each shape
+        takes ten times as long at first.
+        """
+        began = time.monotonic()
+        end = began + seconds
         order = random.Random(self._seed)  # noqa: S311  an order, no secret
-        for number, question in enumerate(questions[:_ALONE]):
-            if number and time.monotonic() > end - seconds / 2:
+        alone = 0
+        for question in questions[:_ALONE]:
+            if alone and time.monotonic() > end - seconds / 2:
                 break
             yield [question]
+            alone += 1
+        now = time.monotonic()
+        answerable = int(2 * (end - now) * alone / max(now - began, 1e-9))
+        if not whole and answerable < together:
+            together = max(_FEWEST_OF_SLOW, answerable)
+            questions = [question for question in questions if question.joined <= _PAIR]
         for number in range(_PASSES):
             mixed = list(questions)
             order.shuffle(mixed)
