@@ -32,7 +32,7 @@ def test_a_slow_models_verification_comes_first() -> None:
     assert slow.race_until < plan.race_until
     slow.needs_verification_s(400.0)
     assert slow.explain_until >= 54.0
-    assert slow.verification_s(60.0) == pytest.approx(44.0)
+    assert slow.verification_s(60.0) == pytest.approx(42.0)
 
 
 @pytest.mark.parametrize("budget", [20.0, 60.0, 120.0])
