@@ -81,6 +81,7 @@ def test_different_shapes_race_and_the_best_alone() -> None:
     assert chosen == [simulated[0].settings, simulated[2].settings, alone]
     assert racing(simulated, 4, simulated[0].settings) == [simulated[0].settings, simulated[2].settings]
     assert racing(simulated, 2, alone) == [simulated[0].settings, alone]
+    assert racing(simulated, 2, simulated[0].settings) == [simulated[0].settings, simulated[2].settings]
 
 
 def test_long_calls_leave_the_loop_to_the_neighbours() -> None:

@@ -100,7 +100,7 @@ def racing(simulated: Iterable[ExpectedCombination], count: int, alone: Combinat
     shapes: set[tuple[object, ...]] = set()
     for candidate in simulated:
         shape = tuple((settings.engine, settings.batching.dispatch) for settings in candidate.settings)
-        if shape not in shapes and len(chosen) < count - 1:
+        if shape not in shapes and len({*chosen, candidate.settings, alone}) <= count:
             shapes.add(shape)
             chosen.append(candidate.settings)
     return list(dict.fromkeys([*chosen, alone]))
