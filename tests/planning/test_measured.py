@@ -100,9 +100,9 @@ def test_the_saturated_loop_comes_first() -> None:
     evidence = item.profile.evidence | {"saturated": {"clients": 64, "throughput": 460.0}}
     item = replace(item, profile=msgspec.structs.replace(item.profile, evidence=evidence))
     assert item.scale == item.ratio == pytest.approx(500 / 460, rel=0.02)
-    broken = evidence | {"saturated": {"clients": "many"}}
-    item = replace(item, profile=msgspec.structs.replace(item.profile, evidence=broken))
-    assert item.ratio == pytest.approx(1 / 0.7, rel=0.05)
+    for broken in ({"clients": "many"}, {"clients": 64, "throughput": 0.0}):
+        item = replace(item, profile=msgspec.structs.replace(item.profile, evidence=evidence | {"saturated": broken}))
+        assert item.ratio == pytest.approx(1 / 0.7, rel=0.05)
 
 
 def test_the_client_of_the_tune_shared_its_cores() -> None:

@@ -67,7 +67,7 @@ class MeasuredProfile:
             saturated = msgspec.convert(evidence.get("saturated"), SaturatedLoop | None)
         except msgspec.ValidationError:
             saturated = None
-        if saturated is not None:
+        if saturated is not None and _positive(saturated.throughput):
             return saturated
         tuned = evidence.get("tuned")
         throughput = _positive(tuned.get("throughput") if isinstance(tuned, dict) else None)

@@ -31,10 +31,7 @@ _FEWEST_ARMS = 2  # arms that race, however slow they are
 _MOST_LONGER = 3  # races in all, in blocks twice as long each time, as long as no arm answers anything
 _OPEN_REQUESTS = 12  # in an open block, at least
 _REPEATED = 0.25  # of the open blocks may be repeated because the client was late
-_COST_REQUESTS, _MOST_COST_S = (
-    80,
-    0.6,
-)  # of an open block in which CPU time and tail of equal configurations are compared
+_COST_REQUESTS, _MOST_COST_S = 80, 0.6  # of an open block in which CPU and tail of equal configurations are compared
 _FEWEST_OF_P95 = 20  # answers
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
 _BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; then only those near the best
