@@ -4,7 +4,8 @@
 
 The first half runs in this process: one caller on the server's kind of event loop asks pipelines of one and of two
 stages that do nothing, and one whose stage runs on a thread, in turns. Of each: the time of a call, and the CPU of the
-loop's thread. What a stage costs is the difference between two stages and one; its limits stand beside it.
+loop's thread. What a stage costs is the difference between two stages and one; its limits stand beside it, and so does
+the round trip between two processes that do nothing, which no stage in a process can be faster than.
 
 The second half, with --peers, starts the servers one after the other in each round. PYTHON is an interpreter of an
 environment with Tailcut, tokenizers, onnx, litserve, bentoml and mosec; left out, one is made in build/peers/embedding.
@@ -18,7 +19,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -42,6 +45,12 @@ CALLS, WARM = 2000, 200
 LIMIT_P50_US, LIMIT_LOOP_US = 150, 20  # of an empty stage
 PACKAGES = ("tokenizers", "onnx", "litserve", "bentoml", "mosec")
 CONCURRENCY = (1, 16)
+ECHO = """
+import socket, sys
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    while data := sock.recv(1):
+        sock.sendall(data)
+"""
 EMPTY = """
 from tailcut import Pipeline, stage
 
@@ -78,6 +87,24 @@ async def calls(model: Model) -> np.ndarray:
     return np.array(taken[WARM:]) / 1e3
 
 
+def round_trip_us() -> float:
+    """Median microseconds until a process that does nothing has answered one byte: waking it, and being woken."""
+    mine, theirs = socket.socketpair()
+    with mine:
+        with theirs:
+            child = subprocess.Popen(
+                [sys.executable, "-S", "-c", ECHO, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        taken = []
+        for _ in range(WARM + CALLS):
+            began = time.perf_counter_ns()
+            mine.sendall(b"x")
+            mine.recv(1)
+            taken.append(time.perf_counter_ns() - began)
+    child.wait()
+    return float(np.median(taken[WARM:])) / 1e3
+
+
 def stages(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "empty.py"
@@ -85,7 +112,9 @@ def stages(rounds: int) -> None:
         names = ("one", "two", "thread")
         models = {name: Model.open(f"{file}:{name}") for name in names}
         result: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        trips = []
         for _ in range(rounds):
+            trips.append(round_trip_us())
             for name, model in models.items():
                 result[name].append(np.quantile(uvloop.run(calls(model)), (0.5, 0.99), axis=0))
         for model in models.values():
@@ -93,6 +122,7 @@ def stages(rounds: int) -> None:
     for name, values in result.items():
         p50, cpu, p99 = (np.median([value[at] for value in values]) for at in ((0, 0), (0, 1), (1, 0)))
         print(f"{name:8} p50 {p50:7.1f} us   p99 {p99:8.1f} us   CPU of the loop {cpu:6.1f} us (median of rounds)")
+    print(f"a round trip to a process that does nothing: {np.median(trips):.1f} us; a stage also wakes its thread")
     more = np.median([b[0] - a[0] for a, b in zip(result["one"], result["two"], strict=True)], axis=0)
     for what, value, limit in (("p50", more[0], LIMIT_P50_US), ("CPU of the loop", more[1], LIMIT_LOOP_US)):
         kept = "kept" if value <= limit else "over"
