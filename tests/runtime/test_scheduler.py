@@ -142,17 +142,37 @@ def test_a_full_slab_refuses() -> None:
 )
 def test_a_lone_request_may_bypass_the_queue(dispatch: str, busy: bool, bypasses: bool) -> None:
     """Where this thread is to compute it and nothing is before it."""
-    under, client = scheduler(dispatch=dispatch), Client(is_here=True)
-    if busy:
-        queued(under, client)
-    request = Request(client, client, 1)
-    batch = under.settle(under.lend(1), 1, request, at_once=True)
-    assert (batch is not None) is bypasses
-    if batch is not None:
-        assert (batch.where, under.computing) == (DispatchPlace.LOOP, 1)
-        Engine().run(batch)
-        assert under.finish(batch)
-        assert (client.answered, client.posted) == ([request], [])
+    body = memoryview(np.ones((1, 2), np.float32)).cast("B")
+    for whole in (False, True):
+        under, client = scheduler(dispatch=dispatch), Client(is_here=True)
+        if busy:
+            queued(under, client)
+        request, rows = Request(client, client, 1), under.slab.in_use
+        batch = under.bypass(request, body) if whole else under.settle(under.lend(1), 1, request, at_once=True)
+        assert (batch is not None) is bypasses
+        assert under.slab.in_use == rows + (bypasses or not whole)
+        if batch is not None:
+            assert (batch.where, under.computing) == (DispatchPlace.LOOP, 1)
+            assert not whole or (under.slab.inputs[0][request.row] == 1).all()
+            Engine().run(batch)
+            assert under.finish(batch)
+            assert (client.answered, client.posted, under.slab.in_use) == ([request], [], 0)
+
+
+def test_what_finds_no_rows_side_by_side_does_not_bypass_the_queue() -> None:
+    """Nor what comes to a closed scheduler: nothing has changed then."""
+    under, client = scheduler(dispatch="inline", queue_rows=8), Client(is_here=True)
+    body = memoryview(np.ones((4, 2), np.float32)).cast("B")
+    leases = [under.lend(1) for _ in range(8)]
+    for lease in leases[::2]:
+        under.settle(lease, 0, None)
+    assert under.bypass(Request(client, client, 4, requests=4), body) is None
+    assert (under.slab.in_use, under.computing, under.counts.refused) == (4, 0, 0)
+    for lease in leases[1::2]:
+        under.settle(lease, 0, None)
+    under.close()
+    assert under.bypass(Request(client, client, 4, requests=4), body) is None
+    assert under.slab.in_use == 0
 
 
 def test_a_failed_batch_is_tried_request_by_request() -> None:

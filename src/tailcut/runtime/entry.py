@@ -128,6 +128,12 @@ class ServedEntry(Protocol):
     def submit(self, request: Request, body: memoryview) -> None:
         """Lend, fill and settle in one call, for a body that is exactly the request's rows of the only input."""
 
+    def bypass(self, request: Request, body: memoryview) -> bool:
+        """As `submit`, computing before this returns, if nothing waits and nothing computes; returns whether it did.
+
+        The request is delivered on this thread. If it is not computed, nothing has changed.
+        """
+
     def cancel(self, request: Request) -> None:
         """Cancel a request whose client has disconnected."""
 
@@ -276,13 +282,26 @@ class ModelEntry:
             raise
         if batch is None:
             return filled > 0
+        self._compute_here(batch)
+        return scheduler.waiting_rows > 0
+
+    def bypass(self, request: Request, body: memoryview) -> bool:
+        """Compute a request at once, if nothing waits and nothing computes; see `ServedEntry.bypass`."""
+        batch = self.scheduler.bypass(request, body)
+        if batch is None:
+            return False
+        self._compute_here(batch)
+        return True
+
+    def _compute_here(self, batch: Batch) -> None:
+        """Compute a batch that is delivered on this thread only."""
+        scheduler = self.scheduler
         try:
             self.executor.run(batch)
             scheduler.finish(batch, all_here=True)
         except BaseException:
             scheduler.interrupted(batch)
             raise
-        return scheduler.waiting_rows > 0
 
     def notify(self, until_ns: int = 0) -> bool:
         """Have ready requests computed: on this thread, or by an idle worker.

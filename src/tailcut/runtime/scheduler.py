@@ -190,14 +190,27 @@ class Scheduler:
             else:
                 slab.settle(row, lease.rows, filled)
             request.ready_ns = now = time.monotonic_ns()
-            alone = at_once and not (self._queue.rows or self._in_flight or self.paused)
-            if alone and self._dispatching.bypasses(filled, self._in_flight.usual_rows):
-                batch = Batch(self, [request], _LOOP)
-                self._in_flight.add(batch)
-                self.forecast.formed(request.key, filled, now, now)
-                return batch
+            if at_once and self._bypasses(filled):
+                return self._formed(request, now)
             self._enqueue(request)
         return None
+
+    def bypass(self, request: Request, body: memoryview) -> Batch | None:
+        """Lend, fill and settle in one call, as `submit`, for a request that bypasses the queue.
+
+        Returns:
+            Its batch, which the caller must run and finish; None where it has to wait, or its rows would not be
+            neighbours: then nothing has changed.
+        """
+        with self._lock:
+            slab = self.slab
+            if slab is None or self.closed or not self._bypasses(request.count):
+                return None
+            request.row = row = slab.fill(request.count, body)
+            if row < 0:
+                return None
+            request.ready_ns = now = time.monotonic_ns()
+            return self._formed(request, now)
 
     def submit(self, request: Request, body: memoryview) -> None:
         """Lend, fill and settle in one call, for a body that is exactly the request's rows of the only input.
@@ -401,6 +414,19 @@ class Scheduler:
         self.closed = True
         self.paused = False
         self._lock = threading.Lock()
+
+    def _bypasses(self, rows: int) -> bool:
+        """Whether a request that could be computed at once finds nothing waiting and nothing computing."""
+        if self._queue.rows or self._in_flight or self.paused:
+            return False
+        return self._dispatching.bypasses(rows, self._in_flight.usual_rows)
+
+    def _formed(self, request: Request, now_ns: int) -> Batch:
+        """The batch of a request that bypasses the queue."""
+        batch = Batch(self, [request], _LOOP)
+        self._in_flight.add(batch)
+        self.forecast.formed(request.key, request.count, now_ns, now_ns)
+        return batch
 
     def _enqueue(self, request: Request) -> None:
         self._queue.append(request)

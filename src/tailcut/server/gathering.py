@@ -48,16 +48,19 @@ class GatheredRequest(Protocol):
 class PassGroup:
     """The requests of one pass for one model and of one priority; the response handler of what they are queued as."""
 
-    __slots__ = ("_entry", "_gatherer", "bodies", "deadlines_ns", "members", "most", "priority", "served")
+    __slots__ = ("_entry", "_gatherer", "_row_bytes", "bodies", "deadlines_ns", "members", "most", "priority", "served")
 
     def __init__(self, gatherer: "RowGatherer", served: ServedModel, priority: int) -> None:
         self._gatherer = gatherer
         self._entry = entry = served.entry
+        slab = entry.slab
+        assert slab is not None  # noqa: S101  what is rows has one
+        self._row_bytes = slab.row_bytes[0]
         self.most = entry.max_batch_size  # requests in the group, at most
         self.served = served
         self.priority = priority
         self.members: list[GatheredRequest | None] = []  # None: answered, or withdrawn
-        self.bodies: list[bytes] = []  # the row of each; empty once they are queued
+        self.bodies = bytearray()  # the row of each; empty once they are queued
         self.deadlines_ns: list[int] = []
 
     def withdraw(self, member: GatheredRequest) -> None:
@@ -86,30 +89,37 @@ class PassGroup:
             count = len(deadlines)
             notify = self._queue_some(0, count, earliest, at_once=alone and earliest > now)
         else:
-            order = sorted(range(len(deadlines)), key=deadlines.__getitem__)
-            self.members = [self.members[number] for number in order]
-            self.bodies = [self.bodies[number] for number in order]
-            deadlines.sort()
+            self._sort()
         while count < len(deadlines):
             start, earliest = count, deadlines[count]
             count = bisect_right(deadlines, earliest + (max(0, earliest - now) >> _CLOSE_BITS), start)
             notify |= self._queue_some(start, count, earliest)
-        self.bodies = []
+        self.bodies = bytearray()
         return notify
+
+    def _sort(self) -> None:
+        """Put the requests into the order of their deadlines."""
+        size, bodies, deadlines = self._row_bytes, self.bodies, self.deadlines_ns
+        order = sorted(range(len(deadlines)), key=deadlines.__getitem__)
+        self.members = [self.members[number] for number in order]
+        self.bodies = bytearray().join([bodies[number * size : (number + 1) * size] for number in order])
+        deadlines.sort()
 
     def _queue_some(self, start: int, end: int, deadline_ns: int, *, at_once: bool = False) -> bool:
         entry, delivery, priority = self._entry, self._gatherer.delivery, self.priority
-        slab = entry.slab
+        slab, size, bodies = entry.slab, self._row_bytes, memoryview(self.bodies)
         assert slab is not None  # noqa: S101  what is rows has one
+        if at_once and entry.bypass(Request(self, delivery, end, deadline_ns, priority, end), bodies):
+            return entry.waiting_rows > 0
         notify = False
         while start < end:
             try:
                 lease = entry.lend(end - start, deadline_ns, priority, some=True)
                 rows = lease.rows
-                slab.write(lease.row, memoryview(b"".join(self.bodies[start : start + rows])))
+                slab.write(lease.row, bodies[start * size : (start + rows) * size])
                 request = Request(self, delivery, rows, deadline_ns, priority, rows)
                 request.offset = start
-                notify |= entry.settle(lease, rows, request, at_once=at_once and rows == len(self.members))
+                notify |= entry.settle(lease, rows, request)
             except TailcutError as error:
                 if isinstance(error, QueueFullError):
                     entry.counts.refuse(end - start - self.members[start:end].count(None), error)
@@ -178,7 +188,7 @@ class RowGatherer:
         self._last: PassGroup | None = None  # the group added to most recently
 
     def add(
-        self, member: GatheredRequest, served: ServedModel, body: bytes, priority: int, deadline_ns: int
+        self, member: GatheredRequest, served: ServedModel, body: bytes | memoryview, priority: int, deadline_ns: int
     ) -> PassGroup:
         """Add a request, whose row of its model's only input is `body`; returns the group that can withdraw it.
 
@@ -189,7 +199,7 @@ class RowGatherer:
             group = self._find(served, priority)
         members = group.members
         members.append(member)
-        group.bodies.append(body)
+        group.bodies += body
         group.deadlines_ns.append(deadline_ns)
         if len(members) == group.most:
             self.close(group)
