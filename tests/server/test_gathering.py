@@ -15,7 +15,7 @@ from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.timeline import pack_moments
-from tailcut.server.gathering import RowGatherer
+from tailcut.server.gathering import PassGroup, RowGatherer
 from tailcut.server.served_model import ServedModel
 from tailcut.spec import DType
 
@@ -24,6 +24,10 @@ SECOND = 1_000_000_000
 
 class Member:
     """Records the answers and errors that it receives."""
+
+    group: PassGroup | None = None
+    began_ns = 0
+    answer_plainly: Callable[[bytes], bool] | None = None
 
     def __init__(self) -> None:
         self.received: list[list[bytes] | TailcutError | str] = []
@@ -92,6 +96,37 @@ def test_each_gets_its_own_row(tmp_path: Path) -> None:
                 time.sleep(0.001)
             assert model.statistics() | {"requests": 19, "rows": 19, "rows_in_use": 0} == model.statistics()
             assert sum(served.latency.counts) == 19
+
+
+def test_plain_answers(tmp_path: Path) -> None:
+    """Requests that can be answered plainly get only their row, and are recorded; others take the usual way."""
+
+    class Plain(Member):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.began_ns = number
+            self.answer_plainly = self.answer
+
+        def answer(self, row: bytes) -> bool:
+            if self.began_ns % 5 == 0:
+                return False
+            self.received.append([row])
+            return True
+
+    with echo(tmp_path, dispatch="inline") as model:
+        served, members = ServedModel(model, "echo"), [Plain(number) if number else Member() for number in range(22)]
+
+        async def use(rows: RowGatherer) -> None:
+            for number, member in enumerate(members):
+                assert rows.add(member, served, row(number), 0, later(10)) is member.group
+            await all_answered(members)
+
+        on_a_loop(use)
+        assert [member.received for member in members] == [[[row(number)]] for number in range(22)]
+        records, _ = served.timeline.copy()
+        assert sorted(records[:, 0].tolist()) == [number for number in range(22) if number % 5]
+        assert (records[:, 10] == len(row(0))).all()
+        assert (np.diff(records[:, 1:8], axis=1) >= 0).all()
 
 
 def test_priorities_and_models_are_groups_of_their_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ and writes answers; `ExchangeSide` is what the exchange calls for that.
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import GeneratorType
 from typing import Any, Protocol
 
@@ -78,7 +78,8 @@ class Exchange:
     began_ns = 0  # when the request's head was complete
     length = 0  # of its body, where its head states that
     answer: Any = None
-    _group: PassGroup | None = None  # the group of a request of one row
+    answer_plainly: Callable[[bytes], bool] | None = None  # see `GatheredRequest`; set by the side
+    group: PassGroup | None = None  # of a request of one row, while it waits; set by the gatherer
     _queued: Request | None = None
     _job: Job | None = None  # reads a large request, or writes a large answer
     _lease = NO_LEASE  # of rows for a body that is being received
@@ -90,10 +91,10 @@ class Exchange:
 
     # A request comes in.
 
-    def submit_row(self, served: ServedModel, body: bytes, priority: int, deadline_ns: int) -> None:
+    def submit_row(self, served: ServedModel, body: bytes | memoryview, priority: int, deadline_ns: int) -> None:
         """Queue a request of one row (the bytes of its model's only input) together with the others of this pass."""
         self.served, self.request = served, None
-        self._group = self._state.rows.add(self, served, body, priority, deadline_ns)
+        self._state.rows.add(self, served, body, priority, deadline_ns)
 
     def submit_bodies(
         self, served: ServedModel, rows: int, bodies: Sequence[memoryview], schedule: Schedule, deadline_ns: int
@@ -279,7 +280,7 @@ class Exchange:
         self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
     ) -> None:
         """As `complete`, for a request of one row that was queued with others."""
-        self._group = None
+        self.group = None
         side, encoded_ns = self._side, _now_ns()  # an answer of raw rows needs no encoding
         try:
             sent = side.answer_row(outputs)
@@ -317,12 +318,12 @@ class Exchange:
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """The request failed: tell the side."""
-        self._queued = self._group = None
+        self._queued = self.group = None
         self._side.failed(error)
 
     def refused(self, error: TailcutError) -> None:
         """A request of one row was not admitted: tell the side."""
-        self._group = None
+        self.group = None
         self._side.refused(error)
 
     @property
@@ -390,9 +391,9 @@ class Exchange:
         if self._queued is not None:
             self.served.entry.cancel(self._queued)
             self._queued = None
-        if self._group is not None:
-            self._group.withdraw(self)
-            self._group = None
+        if self.group is not None:
+            self.group.withdraw(self)
+            self.group = None
 
     def _entry(self, served: ServedModel) -> ServedEntry:
         self.served = served

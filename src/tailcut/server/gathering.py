@@ -18,7 +18,7 @@ from typing import Protocol
 from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.request import Batch, Request
-from tailcut.runtime.tracing.timeline import pack_moments
+from tailcut.runtime.tracing.timeline import pack_moments, pack_shared
 from tailcut.server.served_model import ServedModel
 
 GATHERED_BYTES = 8192  # the largest row: copying one takes a small part of the time saved
@@ -29,6 +29,16 @@ _now_ns = time.monotonic_ns
 
 class GatheredRequest(Protocol):
     """One of the requests. One of these methods is called once for each, unless it is withdrawn before."""
+
+    group: "PassGroup | None"  # can withdraw it; set by `RowGatherer.add`
+    began_ns: int  # when its head was complete
+
+    @property
+    def answer_plainly(self) -> Callable[[bytes], bool] | None:
+        """Writes an answer that is the row of the only output, if there is nothing to do beside that; returns whether.
+
+        Where it does, only the record of the request is left to the caller. None: there always is more to do.
+        """
 
     def complete_row(
         self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
@@ -135,6 +145,7 @@ class PassGroup:
         handed_ns = _now_ns()
         count, start, members = request.count, request.offset, self.members
         moments = pack_moments(request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
+        recorded: list[int] = []  # when the heads of those were complete whose record is all that is left
         self.served.latency.add(batch.ended_ns - request.ready_ns, count)
         blobs = [batch.blob(index, output) for output in range(len(batch.outputs))]
         sizes = [len(blob) // count for blob in blobs]
@@ -145,16 +156,24 @@ class PassGroup:
             if member is None:
                 continue
             members[start + position] = None
-            if only is not None:
-                outputs = [only[position * size : (position + 1) * size]]
-            else:
-                outputs = [
-                    blob[position * size : (position + 1) * size] for blob, size in zip(blobs, sizes, strict=True)
-                ]
             try:
+                if only is not None:
+                    row = only[position * size : (position + 1) * size]
+                    answer = member.answer_plainly
+                    if answer is not None and answer(row):
+                        recorded.append(member.began_ns)
+                        continue
+                    outputs = [row]
+                else:
+                    outputs = [
+                        blob[position * size : (position + 1) * size] for blob, size in zip(blobs, sizes, strict=True)
+                    ]
                 member.complete_row(outputs, request, batch, handed_ns, moments)
             except Exception:  # noqa: BLE001  one client's fault must not cost the others their answers
                 _log.exception("an answer could not be delivered")
+        if recorded:
+            shared = pack_shared(moments, handed_ns, _now_ns(), batch.rows, self._row_bytes)
+            self.served.timeline.record_rows(recorded, shared)
         self._gatherer.answered(batch.ended_ns)
 
     def fail(self, request: Request, error: TailcutError) -> None:
@@ -198,6 +217,7 @@ class RowGatherer:
         if group is None or group.served is not served or group.priority != priority:
             group = self._find(served, priority)
         members = group.members
+        member.group = group
         members.append(member)
         group.bodies += body
         group.deadlines_ns.append(deadline_ns)

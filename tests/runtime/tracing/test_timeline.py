@@ -12,6 +12,7 @@ from tailcut.runtime.tracing.timeline import (
     ProcessEvent,
     Timeline,
     pack_moments,
+    pack_shared,
     read,
 )
 
@@ -32,13 +33,19 @@ def test_records_come_back_in_order() -> None:
 
 def test_a_row_of_a_batch_is_a_record_like_any_other() -> None:
     """Its moments, those that it shares with others, and its sizes."""
-    item, other = Timeline(4), Timeline(4)
+    item, other, together = Timeline(4), Timeline(4), Timeline(4)
     for number in range(1, 9):  # more than there are places
         moments = tuple(number * 100 + index for index in range(8))
         item.record(*moments, 1, 32, 1024, 200)
-        other.record_row(moments[0], pack_moments(*moments[1:6]), *moments[6:], 32, 1024)
-    assert read([other]).records.tolist() == read([item]).records.tolist()
-    assert read([other]).next == read([item]).next == (8,)
+        shared = pack_moments(*moments[1:6])
+        other.record_row(moments[0], shared, *moments[6:], 32, 1024)
+        together.record_rows([moments[0]], pack_shared(shared, *moments[6:], 32, 1024))
+    for timeline in (other, together):
+        assert read([timeline]).records.tolist() == read([item]).records.tolist()
+        assert read([timeline]).next == read([item]).next == (8,)
+    together.record_rows(range(3, 9), pack_shared(shared, *moments[6:], 32, 1024))
+    assert read([together]).records[:, 0].tolist() == [6, 7, 8]
+    assert read([together]).next == (14,)
 
 
 def test_a_reader_goes_on_where_it_stopped() -> None:

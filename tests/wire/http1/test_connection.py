@@ -264,7 +264,13 @@ CALLS = {
     ),
     "close": (lambda wire: wire.close(), dict.fromkeys(EVERYWHERE, ConnectionState.CLOSED)),
 }
-NO_CALLS = {"next_event", "receive", "receive_alike", "hold"}  # which take bytes in any state, and are tested by them
+NO_CALLS = {
+    "next_event",
+    "receive",
+    "receive_alike",
+    "received_alike",
+    "hold",
+}  # which take bytes in any state, and are tested by them
 
 
 def test_every_call_is_in_the_table() -> None:
@@ -430,6 +436,26 @@ def test_one_whole_message_like_the_last_is_taken_at_once() -> None:
     assert wire.receive_alike(bytearray(post(11)), len(post(11))) is None
     wire.linger()
     assert wire.receive_alike(bytearray(post(11)), len(post(11))) is None
+
+
+def test_a_reader_may_recognise_a_message_like_the_last_one() -> None:
+    """Only where nothing of another one has begun; the head is that of the new message."""
+    wire = connection()
+    wire.receive(GET, len(GET))
+    assert isinstance(wire.next_event(), RequestReceived)
+    wire.hold()
+    assert not wire.received_alike(b"other")  # the last one has no answer yet
+    wire.answered()
+    assert wire.received_alike(b"the head")
+    assert (wire.state, wire.head, wire.repeats, wire.more) == (ConnectionState.ANSWER, b"the head", 1, False)
+    wire.answered()
+    wire.receive(GET[:9], 9)
+    assert wire.next_event() is None
+    wire.hold()
+    assert not wire.received_alike(b"other")
+    wire.linger()
+    assert not wire.received_alike(b"other")
+    assert (wire.state, wire.head) == (ConnectionState.LINGER, b"the head")
 
 
 def test_pipelined_messages_wait_for_the_answer() -> None:

@@ -22,7 +22,9 @@ WRITTEN = len(FIELDS) - 1  # fields that the recorder writes: the process is in 
 EVENTS = ("gc", "throttled", "loop_wait", "engine_wait", "loop_stall", "page_fault")
 _EVENT_WORDS = 4
 _MOMENTS = struct.Struct("5q")  # of MARKS, from ready to handed
+_SHARED = struct.Struct("40s6q")  # these already packed, the other two, and what else is alike
 _pack_row = struct.Struct("q40s7q").pack_into  # a record with these already packed, and its stamp
+_pack_alike = struct.Struct(f"q{_SHARED.size}sq").pack_into  # a record with all of this already packed, and its stamp
 REQUESTS_KEPT, EVENTS_KEPT = 1 << 15, 1 << 12
 
 
@@ -82,6 +84,19 @@ class Timeline(Ring):
         _pack_row(self._memory, at, head_ns, moments, encoded_ns, written_ns, 1, batch_rows, body_bytes, 200, stamp)
         self.stamp = stamp + 1
 
+    def record_rows(self, heads_ns: Sequence[int], shared: bytes) -> None:
+        """As `record_row`, for requests of one row each that only the completion of their heads tells apart.
+
+        Args:
+            heads_ns: when the head of each was complete.
+            shared: the rest of their records, packed by `pack_shared`.
+        """
+        memory, size, mask, stamp = self._memory, self._size, self._mask, self.stamp
+        for head_ns in heads_ns:
+            _pack_alike(memory, (stamp & mask) * size, head_ns, shared, stamp)
+            stamp += 1
+        self.stamp = stamp
+
     @staticmethod
     def room(capacity: int = REQUESTS_KEPT) -> int:
         """The bytes that it takes."""
@@ -91,6 +106,11 @@ class Timeline(Ring):
 def pack_moments(ready_ns: int, formed_ns: int, began_ns: int, ended_ns: int, handed_ns: int) -> bytes:
     """The moments that requests of one batch share, for `Timeline.record_row`."""
     return _MOMENTS.pack(ready_ns, formed_ns, began_ns, ended_ns, handed_ns)
+
+
+def pack_shared(moments: bytes, encoded_ns: int, written_ns: int, batch_rows: int, body_bytes: int) -> bytes:
+    """What records of requests of one row share beside these moments, for `Timeline.record_rows`."""
+    return _SHARED.pack(moments, encoded_ns, written_ns, 1, batch_rows, body_bytes, 200)
 
 
 def read(timelines: Sequence[Timeline], cursors: Sequence[int] = ()) -> RecordSlice:

@@ -42,7 +42,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._writer = AnswerWriter(state, self._wire)
         self._repeating = Repeating(state, self._wire, self._writer, self)
         self._inference = HttpInference(state, self._wire, self._writer, self._account, self._repeating, self)
-        self._exchange = self._inference.exchange
+        self._exchange, self._alike = self._inference.exchange, self._inference.alike
         self._questions = HttpQueries(state, self._writer, self)
         self._bodies = BodyReceiver(
             self._wire, self._exchange, self._account, state.direct_bytes, state.limits.deadline_s
@@ -102,6 +102,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` bytes were received."""
         try:
+            if self._alike.awaited is not None and self._alike.take(nbytes):
+                return
             target = self._bodies.target
             if target is not None:
                 self._receive_body(target, nbytes)
@@ -146,9 +148,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._account.hold_unread(0)
         if self._questions.watching is not None:
             self._questions.watching.resume()
-        if self._inference.unsent:
-            self._inference.unsent = False
-            self._exchange.sent()
+        self._inference.is_read()
         is_over = self._wire.state >= _LINGER and self._questions.watching is None
         self.due = self._state.now + self._state.limits.linger_s if is_over else 0.0
         if not self.transport.is_closing():

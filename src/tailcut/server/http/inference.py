@@ -12,6 +12,7 @@ from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.request import Batch
 from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
+from tailcut.server.http.alike import AlikeRequests
 from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.repeating import STEADY, Repeating
 from tailcut.server.http.replies import Refusal
@@ -49,7 +50,7 @@ class InferenceConnection(Protocol):
 class HttpInference:
     """The HTTP side of a connection's exchange: begins inferences and writes their answers."""
 
-    __slots__ = ("_account", "_connection", "_repeating", "_state", "_wire", "_writer", "exchange", "unsent")
+    __slots__ = ("_account", "_connection", "_repeating", "_state", "_wire", "_writer", "alike", "exchange", "unsent")
 
     def __init__(  # noqa: PLR0913, PLR0917  the parts of a connection
         self,
@@ -67,6 +68,7 @@ class HttpInference:
         self._repeating = repeating
         self._connection = connection
         self.exchange = Exchange(state, self)
+        self.alike = AlikeRequests(state, wire, writer, self.exchange, connection)
         self.unsent = False  # the answer to an inference is written, but has not gone out completely
 
     # Requests.
@@ -109,7 +111,7 @@ class HttpInference:
             return
         deadline_ns = whole_ns + plan.time_ns
         if plan.gathers:
-            self.exchange.submit_row(served, body.tobytes(), schedule.priority, deadline_ns)
+            self.exchange.submit_row(served, body, schedule.priority, deadline_ns)
             return
         try:
             self.exchange.submit_bodies(served, plan.rows, (body,), schedule, deadline_ns)
@@ -211,6 +213,12 @@ class HttpInference:
             self._connection.close()
         self.unsent = paused = self._connection.paused  # `Exchange.sent` is called when it has gone out
         return not paused
+
+    def is_read(self) -> None:
+        """The client has read what was written to it."""
+        if self.unsent:
+            self.unsent = False
+            self.exchange.sent()
 
     def go_on(self) -> None:
         """Go on with the next message after the exchange."""

@@ -44,7 +44,6 @@ class Http1Connection(Generic[H]):
         "_interpret",
         "_left",
         "_need",
-        "_outline",
         "_size",
         "_view",
         "ended",
@@ -53,6 +52,7 @@ class Http1Connection(Generic[H]):
         "is_read",
         "lingered",
         "meaning",
+        "outline",
         "repeats",
         "state",
     )
@@ -62,7 +62,7 @@ class Http1Connection(Generic[H]):
         self.state: ConnectionState = _IDLE
         self.meaning: H | None = None  # of the current message, or of the last one
         self.head = b""  # the bytes of its head; empty where it is long
-        self._outline: Outline[H] | None = None  # of other heads with that meaning
+        self.outline: Outline[H] | None = None  # of other heads with that meaning
         self.repeats = 0  # messages in a row whose head had the same meaning as the one before
         self.held = b""  # bytes received and not processed
         self.is_read = False  # the message is whole, and `hold` has nothing to keep or release
@@ -128,6 +128,18 @@ class Http1Connection(Generic[H]):
         self._at = self._size = size
         self.state, self.is_read = _WHOLE[_IDLE], True
         return self._view[end:size]
+
+    def received_alike(self, head: bytes) -> bool:
+        """Note that a whole message was received that has the meaning of the last one, and nothing behind it.
+
+        Returns whether that is possible now; if not, nothing has changed.
+        """
+        if self.state is not _IDLE or self.held:
+            return False
+        self.head = head
+        self.repeats += 1
+        self.state, self.is_read = _WHOLE[_IDLE], True
+        return True
 
     def hold(self) -> int:
         """Keep the bytes not processed yet, and release those passed in; returns how many are kept."""
@@ -195,7 +207,7 @@ class Http1Connection(Generic[H]):
     def _end_alike(self, meaning: H, at: int, size: int) -> int:
         """The end of a head at `at` that is known to have the meaning of the last one; else 0."""
         if meaning.edition.valid:
-            data, head, outline = self._data, self.head, self._outline
+            data, head, outline = self._data, self.head, self.outline
             if head and data.startswith(head, at, size):
                 return at + len(head)
             if outline is not None and at + outline.length <= size and outline.fits(data, at):
@@ -206,7 +218,7 @@ class Http1Connection(Generic[H]):
 
     def _read_head(self, head: bytes) -> H:
         result = self._interpret(head)
-        self.meaning, self._outline = result.meaning, result.outline
+        self.meaning, self.outline = result.meaning, result.outline
         self.head = head if len(head) <= KEPT_HEAD_BYTES else b""
         return result.meaning
 
