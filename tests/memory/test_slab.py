@@ -100,15 +100,6 @@ def test_a_scattered_slab_still_lends_what_is_free() -> None:
     assert item.take() == -1
 
 
-def test_generations_count_leases() -> None:
-    """A row given back is another lease when it is lent again."""
-    item = slab()
-    row = item.take()
-    before = item.generation(row)
-    item.move(row, 1, RowState.FILLING, RowState.FREE)
-    assert item.generation(row) == before + 1
-
-
 def test_rows_are_aligned_and_contiguous() -> None:
     """The slab starts on a cache line and a run of rows is one C-contiguous array."""
     item = slab()

@@ -73,7 +73,6 @@ class Slab:
         self.addresses = tuple(array.ctypes.data for array in self.inputs)
         self.in_use = 0
         self._states = bytearray(self.rows)
-        self._generations = [0] * self.rows
         self._free = (1 << self.rows) - 1
         self._block_mask = (1 << block) - 1
         self._cursor = self._block_end = 0
@@ -163,17 +162,10 @@ class Slab:
         if new == _FREE:
             self.in_use -= count
             self._free |= ((1 << count) - 1) << row
-            generations = self._generations
-            for index in range(row, end):
-                generations[index] += 1
 
     def state(self, row: int) -> RowState:
         """The state of one row."""
         return RowState(self._states[row])
-
-    def generation(self, row: int) -> int:
-        """How often the row has been lent and freed: a lease of another generation is stale."""
-        return self._generations[row]
 
     def prefault(self) -> None:
         """Write to every page now, so that requests cause no page faults."""
