@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.effort import some
 from tests.engines.openvino_values.graphs import as_ir, opened, save
 
 from tailcut.errors import InvalidInputError, UnsupportedError
@@ -99,11 +100,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_that_openvino_has_not_are_refused(tmp_path: Path, name: str) -> None:
-    """From ONNX and from IR; all others are answered as by onnxruntime."""
+    """From ONNX and from IR (every third case; `make test-all` has all); all others are answered as by onnxruntime."""
     case = CASES[name]
     path = save(tmp_path / "model.onnx", case.graph)
     truth = opened(path, "onnxruntime")
-    for file in (path, as_ir(path)):
+    for file in (path, as_ir(path)) if name in some(CASES) else (path,):
         engine = opened(file)
         for _ in range(2):
             for values in case.good:

@@ -68,7 +68,7 @@ def same_bits(item: np.ndarray, other: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("dtype", list(DType))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=runs(30), deadline=None)
 @given(data=st.data())
 def test_binary_keeps_every_bit_both_ways(dtype: DType, data: Any):
     """Binary tensors from tritonclient arrive with every bit, NaN payloads included, and go back the same."""
@@ -84,7 +84,7 @@ def test_binary_keeps_every_bit_both_ways(dtype: DType, data: Any):
 
 
 @pytest.mark.parametrize("dtype", NOT_BF16)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=runs(30), deadline=None)
 @given(data=st.data())
 def test_json_keeps_every_value_both_ways(dtype: DType, data: Any):
     """JSON tensors from tritonclient arrive with every value and go back the same."""
