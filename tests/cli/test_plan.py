@@ -18,10 +18,17 @@ pytestmark = pytest.mark.usefixtures("short_simulations")
 
 
 @pytest.fixture
+def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan without the curve of rate against replicas, which takes a third of a plan's time."""
+    monkeypatch.setattr("tailcut.planning.plan.curve_points", lambda _: [])
+
+
+@pytest.fixture
 def profile(tmp_path: Path) -> Path:
     return save(tmp_path, evidence={"service": SERVICE})
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_the_capacity_of_one_worker(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Is what several are planned from; the object says which replica was measured."""
     asked = ["plan", str(profile), "--rate", "100", "--slo", "p99=50ms", "--workers", "2", "--capacity", "900"]
@@ -59,6 +66,7 @@ def test_a_trace_with_a_report(profile: Path, tmp_path: Path, capsys: pytest.Cap
     assert "Replicas over time" in page.read_text()
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_durations_are_round(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Microseconds in milliseconds."""
     assert cli.main(["plan", str(profile), "--rate", "100", "--slo", "p99=5100us", "--hedge", "100us", "--json"]) == 0
@@ -154,6 +162,7 @@ def test_a_profile_with_workers_is_planned_alone(
     assert "--" not in message
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_a_trace_for_replicas_of_several_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Is planned for, without an autoscaler, which is refused where it was asked for."""
     several, trace = saved(tmp_path, "a", io={"workers": 2}), tmp_path / "day.txt"
@@ -169,6 +178,7 @@ def test_a_trace_for_replicas_of_several_workers(tmp_path: Path, capsys: pytest.
     assert validated("plan", capsys.readouterr().out)["autoscaling"] is not None
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_workers_do_not_share_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each would be simulated with the whole device; so would several models on one."""
     item, other, apart = (
