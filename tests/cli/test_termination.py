@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,30 @@ def test_the_first_one_interrupts_and_others_do_not() -> None:
     assert left.value.exit_code == TERMINATED
     with pytest.raises(KeyboardInterrupt), interrupted_once():
         os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_that_python_discards_comes_again(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a finalizer, as in a hook of fork, an exception goes no further: the signal would be lost."""
+
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    def work() -> None:
+        Last()
+        time.sleep(20)
+
+    began = time.monotonic()
+    with interrupted_once():
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert nothing_found_code() == (TERMINATED if number is signal.SIGTERM else INTERRUPTED)
+    assert time.monotonic() - began < 10
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 def test_a_process_that_is_forked_ends_at_once() -> None:

@@ -19,6 +19,7 @@ from tailcut.cli.main import INTERRUPTED
 TERMINATED = 143  # 128 + SIGTERM
 _PATIENCE_S, _PATIENCE = 2.0, 2  # seconds after the first, and number, of Ctrl-C until another one ends the command
 _AGAIN = "again"
+_SOON_S = 0.02
 
 
 class _Interrupts:
@@ -27,23 +28,40 @@ class _Interrupts:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._times: list[float] = []
+        self._newest = signal.SIGINT
+        self._unraisable = sys.unraisablehook
 
     def terminate(self, *_: object) -> None:
         """Handle SIGTERM."""
         if os.getpid() == self._process:
             signal.signal(signal.SIGTERM, _ignore)
-            self._times.append(time.monotonic())
+            self._note(signal.SIGTERM)
             raise KeyboardInterrupt
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in a forked process
         os.kill(os.getpid(), signal.SIGTERM)
 
     def interrupt(self, *_: object) -> None:
         """Handle SIGINT (Ctrl-C)."""
-        self._times.append(time.monotonic())
+        self._note(signal.SIGINT)
         if os.getpid() != self._process or len(self._times) == 1:
             raise KeyboardInterrupt
         if len(self._times) > _PATIENCE or self._times[-1] - self._times[0] > _PATIENCE_S:
             raise KeyboardInterrupt(_AGAIN)
+
+    def discarded(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Have a signal handled again whose interrupt Python discarded, as in a finalizer or a hook of fork(2)."""
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt) or os.getpid() != self._process or not self._times:
+            self._unraisable(unraisable)
+            return
+        self._times.pop()
+        if self._newest is signal.SIGTERM:
+            signal.signal(signal.SIGTERM, self.terminate)
+        # Not at once: it would be discarded again.
+        threading.Timer(_SOON_S, os.kill, (self._process, self._newest)).start()
+
+    def _note(self, number: signal.Signals) -> None:
+        self._newest = number
+        self._times.append(time.monotonic())
 
 
 @contextmanager
@@ -64,6 +82,7 @@ def interrupted_once() -> Iterator[None]:
     hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # false in the background: it is ignored
     if hears:
         signal.signal(signal.SIGINT, interrupts.interrupt)
+    unraisable, sys.unraisablehook = sys.unraisablehook, interrupts.discarded
     try:
         yield
     except KeyboardInterrupt:
@@ -71,6 +90,7 @@ def interrupted_once() -> Iterator[None]:
             raise typer.Exit(TERMINATED) from None
         raise
     finally:
+        sys.unraisablehook = unraisable
         signal.signal(signal.SIGTERM, before)
         if hears:
             signal.signal(signal.SIGINT, signal.default_int_handler)
