@@ -176,3 +176,12 @@ def test_a_phase_that_catches_up_leaves_less_to_the_next() -> None:
     plan.phase_ended("the second", 5.0, 5.0)
     plan.phase_ended("the third", 14.0, 10.0)
     assert plan.late_words(14.0).endswith("longer than planned were the third 4 s, the first 3 s")
+
+
+def test_engines_leave_time_for_the_cost_of_receiving_requests() -> None:
+    """It is measured after them for a quick model, and what is left until the race starts several servers."""
+    plan = TimePlan(0.0, 90.0)
+    quick, slow = (plan.estimating_s(26.0, 0.6, 20, capacity) for capacity in (2500.0, 100.0))
+    assert slow - quick == pytest.approx(0.07 * 90.0)
+    ended = 26.0 + quick + 0.09 * 90.0
+    assert plan.finalists(ended, 0.6, 8) >= 4

@@ -23,6 +23,9 @@ _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
 _BLOCK, _LEAST_BLOCK_S, _BLOCK_S = 1 / 240, 0.12, 0.2
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
 _LEAST_ESTIMATE = 0.08
+_RECEIVING, _MOST_RECEIVING_S = 0.07, 8.0  # of the budget, to measure the cost of receiving requests after the engines
+_SIMULATING, _MOST_SIMULATING_S = 0.02, 2.5
+_QUICK = 400.0  # requests per second of the baseline, with fewer of which that cost is assumed
 _USAGE = 0.04  # of the budget, to measure CPU and memory of configurations that are equal
 _LABELS = 0.04  # likewise, for answers that are compared with labels
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
@@ -209,7 +212,9 @@ class TimePlan:
             capacity: requests per second of the baseline.
         """
         enough_s = count * max(_MOST_ENGINE_S, _MOST_ENGINE_CALLS / max(capacity, 1e-9))
-        left_s = self.spare_s(now, start_s)
+        left_s = self.spare_s(now, start_s) - self._simulating_s
+        if capacity > _QUICK:
+            left_s -= min(_MOST_RECEIVING_S, _RECEIVING * self.budget_s)
         return min(self.estimate_s, enough_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
 
     def spare_s(self, now: float, start_s: float) -> float:
@@ -312,6 +317,11 @@ class TimePlan:
     def _whole_s(self) -> float:
         """The budget of which `_search_s` would be the usual share: the phases' shares are of this."""
         return self._search_s / (1 - _VERIFY)
+
+    @property
+    def _simulating_s(self) -> float:
+        """Seconds for simulating all configurations."""
+        return min(_MOST_SIMULATING_S, _SIMULATING * self.budget_s)
 
     def _entering_s(self, start_s: float) -> float:
         """Seconds for each finalist: it starts while the answers of the one before it are checked."""
