@@ -396,6 +396,5 @@ class Exchange:
             self.group = None
 
     def _entry(self, served: ServedModel) -> ServedEntry:
-        self.served = served
-        self.request = None
+        self.served, self.request = served, None
         return served.entry
