@@ -14,6 +14,7 @@ a microsecond. The rest of an answer's time (benchmarks/serving.py) is the kerne
 import argparse
 import asyncio
 import gc
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,15 @@ def changing_requests() -> Iterator[bytes]:
         yield FIELDS + ids + b"Inference-Header-Content-Length: 0\r\n\r\n" + bytes(1024)
 
 
+def json_request() -> bytes:
+    """A row as numbers, each with the digits that a float32 needs."""
+    row = np.random.default_rng(0).standard_normal(256).astype(np.float32)
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 256], "data": [float(str(value)) for value in row]}
+    body = json.dumps({"inputs": [entry]}).encode()
+    head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
 def over_http(state: ServerState, requests: Iterator[bytes], transport: Nowhere) -> Feed:
     connections = [HttpConnection(state) for _ in range(AT_ONCE)]
     for connection in connections:
@@ -150,6 +160,7 @@ async def measure(model: Model, rounds: int, only: str | None) -> None:
     cases: dict[str, Callable[[Nowhere], Feed]] = {
         "HTTP, identical heads": lambda to: over_http(state, cycle([REQUEST]), to),
         "HTTP, changing heads": lambda to: over_http(state, changing_requests(), to),
+        "HTTP, JSON": lambda to: over_http(state, cycle([json_request()]), to),
         "gRPC, identical heads": lambda to: over_grpc(state, changing=False, rounds=rounds, transport=to),
         "gRPC, changing heads": lambda to: over_grpc(state, changing=True, rounds=rounds, transport=to),
         "gRPC echo, identical heads": lambda to: echoed(changing=False, rounds=rounds, transport=to),

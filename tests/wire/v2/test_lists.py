@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
+from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2 import lists, parse_request
 from tailcut.wire.v2 import request as v2_request
@@ -142,3 +143,33 @@ def test_many_keys_without_a_list_take_no_time() -> None:
     began_s = time.thread_time()
     assert lists.take_lists(text) is None
     assert time.thread_time() - began_s < 2  # it takes 0.1 s
+
+
+def test_numbers_are_rounded_as_numpy_does() -> None:
+    """Subnormal, huge and whole numbers, and those halfway between two float32."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2**32, 600, np.uint32).view(np.float32)
+    halfway = [1 + 2**-24, 1 + 3 * 2**-24, 2**24 + 1, 1e-45, 7e-46, 3.4028235e38, 0, 123456789012345678]
+    wanted = [*values[np.isfinite(values)].tolist(), *halfway]
+    for count in (3, 300):
+        spec = ModelSpec("m", (TensorSpec("x", DType.FP32, (None, count)),), (Y,))
+        for start in range(0, len(wanted) - count, count):
+            row = wanted[start : start + count]
+            entry = {"name": "x", "datatype": "FP32", "shape": [1, count], "data": row}
+            got = parse_request(spec, orjson.dumps({"inputs": [entry]}), None).inputs["x"]
+            np.testing.assert_array_equal(got, np.array([row], np.float64).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "element", ["true", "false", "null", '"1"', "1e39", "-3.4028236e38", "[1]", "{}", f"1{'0' * 50}"]
+)
+def test_what_is_no_float32_is_refused(element: str) -> None:
+    """With the same error, whether or not a request like it came before."""
+    text = f'{{"inputs":[{ENTRY}]}}' % "[1,%s,3]"
+    errors = []
+    for _ in range(2):
+        with pytest.raises(InvalidInputError) as refusal:
+            parse_request(ONE, (text % element).encode(), None)
+        errors.append(str(refusal.value))
+        parse_request(ONE, (text % "2").encode(), None)
+    assert errors[0] == errors[1]

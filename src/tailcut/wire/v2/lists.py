@@ -5,11 +5,13 @@ each list; only the lists are parsed each time. The JSON with marks is parsed li
 data of one input: then any list may replace it. Clients cannot know the marks. Unusual or invalid requests are left to
 `request.py`, which parses the whole text and reports errors.
 
-`load` prepares compiled code that parses the lists (`kernels/numbers.py`); without it orjson does, at twice the cost.
+`load` prepares compiled code that parses the lists (`kernels/numbers.py`). Without it orjson does, and `struct`
+converts to float32, in a seventh of the time that numpy and a check of each element take.
 """
 
 import os
 import re
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,12 +46,15 @@ class ListForm(NamedTuple):
     dims: np.ndarray  # int64, the same shape
     size: int  # elements
     number: int
+    packing: struct.Struct | None  # converts Python's numbers to its elements; None: another dtype than FP32
 
     @classmethod
     def of(cls, tensor: TensorSpec, shape: tuple[int, ...], number: int) -> "ListForm":
         """The form of an input with at least one dimension."""
         dims = np.array(shape, np.int64)
-        return cls(tensor, shape, dims, int(np.prod(dims)), number)
+        size = int(np.prod(dims))
+        packing = struct.Struct(f"<{size}f") if tensor.dtype is DType.FP32 else None
+        return cls(tensor, shape, dims, size, number, packing)
 
 
 def load() -> None:
@@ -107,12 +112,15 @@ def read_list(form: ListForm, text: bytes, span: ListSpan) -> np.ndarray | None:
         read = _reader(bytes_of_text, span.start, span.end, form.dims, array.reshape(-1))
         if read == count:
             return array
+    data = text[span.start : span.end]
     try:
-        flat: list[Any] = orjson.loads(text[span.start : span.end])
+        flat: list[Any] = orjson.loads(data)
         if len(flat) != count or type(flat[0]) is list:
             return None
+        if form.packing is not None and b"t" not in data and b"s" not in data:  # no true, no false
+            return np.frombuffer(form.packing.pack(*flat), tensor.dtype.numpy).reshape(form.shape)
         return elements(tensor, flat).reshape(form.shape)
-    except (orjson.JSONDecodeError, InvalidInputError):
+    except (orjson.JSONDecodeError, InvalidInputError, struct.error, OverflowError):
         return None
 
 
