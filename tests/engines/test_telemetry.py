@@ -25,6 +25,8 @@ def hooked(name):
     setattr(socket, name, call)
 for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
     hooked(name)
+with open(os.environ["LOOKUPS"], "a") as file:
+    print("process", os.getpid(), file=file)
 """
 LOAD = """
 import sys
@@ -51,15 +53,22 @@ def lookups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hosts(lookups: Path) -> set[str]:
-    return {line.split()[1] for line in lookups.read_text().splitlines()}
+    return {line.split()[1] for line in lookups.read_text().splitlines() if not line.startswith("process")}
+
+
+def is_watched(lookups: Path, process: int) -> bool:
+    """Whether the lookups of a process are written to the file."""
+    return f"process {process}\n" in lookups.read_text()
 
 
 def test_a_server_of_both_engines_resolves_nothing(tmp_path: Path, lookups: Path) -> None:
-    """From its start over a request to its end; the hook itself is seen to work."""
+    """From its start over a request to its end; the hook is seen to work, in the server too."""
     path = perceptron([4, 4], tmp_path / "mlp.onnx")
     profile = Profile.of_model(path, Settings(engine=EngineOptions(name="openvino", threads=1)), "other")
     profile.save(tmp_path / "other.profile.toml")
-    with serving(tmp_path, path, tmp_path / "other.profile.toml") as server:
+    executed = {"LOOKUPS": str(lookups)}  # a server that is forked from this process would not have the hook
+    with serving(tmp_path, path, tmp_path / "other.profile.toml", env=executed) as server:
+        assert is_watched(lookups, server.process.pid)
         for model in ("mlp", "other"):
             with server.connect() as wire:
                 assert wire.ask(raw_request(model, bytes(16))).status == 200
