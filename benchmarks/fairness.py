@@ -35,6 +35,7 @@ from tailcut.stats.serial import serial_percentile_interval
 
 BUILD = Path(__file__).parent.parent / "build"
 RATE = 200.0
+EMPTY_S = 60  # for the queue to empty
 
 
 class Refill:
@@ -93,7 +94,10 @@ class Saturated:
 
     def __exit__(self, *error: object) -> None:
         self.stopped.set()
+        end = time.monotonic() + EMPTY_S
         while self.model.statistics()["queued_rows"]:
+            if time.monotonic() > end:
+                raise SystemExit(f"requests still wait {EMPTY_S} s after the last one")
             time.sleep(0.01)
 
 
