@@ -95,6 +95,16 @@ def test_a_trace_is_replayed_as_it_was(tmp_path: Path) -> None:
     assert 3 <= (times < 5_000_000_000).sum() <= 20
 
 
+def test_a_trace_of_dates(tmp_path: Path) -> None:
+    """Their differences count; one without a zone is UTC."""
+    path = tmp_path / "trace"
+    path.write_text("2026-03-29 00:59:59.75\n2026-03-29T01:00:00Z\n2026-03-29 03:00:01.25 +02:00\n")
+    assert read_trace(path).seconds.tolist() == pytest.approx([0.0, 0.25, 1.5], abs=1e-6)
+    path.write_text("2026-03-29 00:59:59 UTC a\n2026-03-29 01:00:01 b\n2026-03-29 01:00:03 a\n")
+    ours, theirs = read_trace_of_models(path, ["a", "b"])
+    assert (ours.seconds.tolist(), theirs.seconds.tolist()) == ([0.0, 4.0], [2.0])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

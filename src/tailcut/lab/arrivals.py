@@ -4,8 +4,10 @@ Times are sorted int64 nanoseconds from the start. A load test plans its sends b
 cannot influence them.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,7 @@ from tailcut.errors import MissingFileError, UsageError
 
 BURST_SHARE = 0.1  # share of the time with a burst
 _TRACE_LIMIT = 10_000_000
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(?: ?(Z|UTC|[+-]\d\d:?\d\d))?(?!\S)")
 _MOST_REQUESTS = 100_000_000  # in a run: their times alone take 800 MB
 
 
@@ -181,8 +184,22 @@ def plan(arrivals: Arrivals, warmup_s: float, duration_s: float, seed: int) -> n
     return np.concatenate([before, arrivals.times(duration_s, seed) + int(warmup_s * 1e9)])
 
 
+def in_seconds(line: str) -> str:
+    """A line whose date and time at its beginning (ISO 8601; UTC where it names no zone) became seconds since 1970."""
+    found = _MOMENT.match(line)
+    if found is None:
+        return line
+    zone = (found[2] or "Z").replace("UTC", "Z")
+    try:
+        return f"{datetime.fromisoformat(found[1] + zone).timestamp()!r}{line[found.end() :]}"
+    except ValueError:  # such as a 13th month
+        return line
+
+
 def read_trace(path: Path) -> Replayed:
-    """Read a file of arrival times in seconds, one per line, not decreasing; lines that start with `#` are ignored.
+    """Read a file of arrival times, one per line, not decreasing; lines that start with `#` are ignored.
+
+    Times are in seconds, or dates with times (`in_seconds`).
 
     Raises:
         UsageError: the file is missing, has fewer than two arrivals, or a line that is not a time.
@@ -236,7 +253,7 @@ def _trace_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UsageError(f"{path}: not a readable trace: {error}") from None
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
-            yield number, line
+            yield number, in_seconds(line.strip())
 
 
 def _trace_time(path: Path, number: int, text: str, before: float) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tailcut.errors import MissingFileError, UsageError
-from tailcut.lab.arrivals import trace_of_lines
+from tailcut.lab.arrivals import in_seconds, trace_of_lines
 from tailcut.planning.demand import Recording, replayed
 
 _COLUMNS, _LEAST_LINES = 2, 2  # columns and fewest lines of a recording of rates
@@ -21,9 +21,10 @@ _MOST_RATE = 1e9  # requests per second
 def read_recording(path: Path) -> Recording:
     """Read a file of arrival times in seconds, one per line, or of lines `SECONDS RATE`.
 
-    A rate holds until the next line, and the last one as long as the one before it. After the last arrival, a recording
-    continues for a mean gap. Lines that start with `#` are ignored; commas, semicolons, quotes, and column names in the
-    first line are accepted, because monitoring systems write them.
+    A time may also be a date with a time (`in_seconds`). A rate holds until the next line, and the last one as long as
+    the one before it. After the last arrival, a recording continues for a mean gap. Lines that start with `#` are
+    ignored; commas, semicolons, quotes, and column names in the first line are accepted, because monitoring systems
+    write them.
 
     Raises:
         UsageError: the file is missing, has another format, or is too short.
@@ -75,7 +76,10 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         UsageError: the file is missing, or not readable.
     """
     try:
-        lines = [_DIVIDERS.sub(" ", line).split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [
+            in_seconds(_DIVIDERS.sub(" ", line).strip()).split()
+            for line in path.read_text(encoding="utf-8-sig").splitlines()
+        ]
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such trace") from None
     except (OSError, UnicodeDecodeError) as error:
