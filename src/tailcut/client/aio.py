@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
@@ -148,7 +149,7 @@ class AsyncClient(Pool[_AsyncConnection]):
     async def infer(  # noqa: PLR0913  all but the first two by name
         self,
         model: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, ArrayLike],
         *,
         version: str = "",
         outputs: Sequence[str] | None = None,
@@ -161,13 +162,14 @@ class AsyncClient(Pool[_AsyncConnection]):
         `Client.infer`.
         """
         seconds = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
+        deadline = self._until(seconds)
         call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
+        if call.lists():
+            call = await self._carry(self._lists.converted(call), deadline, self._retries)
         if self._shared is not None:
             self._check_open()
-            return await self._carry(self._shared.infer(call), seconds, self._retries)
-        return outputs_of(
-            await self._ask(OutgoingRequest(self._encoder.infer(call)), self._until(seconds), self._retries)
-        )
+            return await self._carry(self._shared.infer(call), deadline, self._retries)
+        return outputs_of(await self._ask(OutgoingRequest(self._encoder.infer(call)), deadline, self._retries))
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
         """The metadata of a model (inputs, outputs, versions), or of the server. Raises as `Client.metadata`."""
@@ -187,7 +189,7 @@ class AsyncClient(Pool[_AsyncConnection]):
         """Close the kept connections and remove shared memory; calls afterwards raise ReleasedError."""
         if self._shared is not None and not self._closed:
             with suppress(TailcutError):  # the memory is already unlinked, which the server will notice
-                await self._carry(self._shared.farewell(), min(self._timeout_s, FAREWELL_S), ONCE)
+                await self._carry(self._shared.farewell(), self._until(min(self._timeout_s, FAREWELL_S)), ONCE)
         self._end()
         await asyncio.sleep(0)  # the loop closes them on its next pass
 
@@ -216,10 +218,9 @@ class AsyncClient(Pool[_AsyncConnection]):
         return asyncio.get_running_loop().time() + seconds
 
     async def _carry(
-        self, talk: Generator[OutgoingRequest, HttpAnswer, Result], seconds: float, retries: Retries
+        self, talk: Generator[OutgoingRequest, HttpAnswer, Result], deadline: float, retries: Retries
     ) -> Result:
-        """Send the requests of a call over shared memory, one after the other."""
-        deadline = self._until(seconds)
+        """Send the requests of a call that has several, one after the other."""
         try:
             request = next(talk)
             while True:

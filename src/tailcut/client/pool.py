@@ -9,6 +9,7 @@ from weakref import WeakMethod, WeakSet, finalize
 
 from tailcut import forks
 from tailcut.client.directory import find_servers
+from tailcut.client.lists import ListConverter
 from tailcut.client.members import Members, ServerMember
 from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
 from tailcut.client.requests import Encoder, ServerAddress
@@ -111,6 +112,7 @@ class Pool(Generic[C]):
         self._members: Members[C] = Members(servers.addresses, servers.name)
         self._directory = servers.directory
         self._encoder = Encoder(servers.host, token)
+        self._lists = ListConverter(self._encoder)
         self._certificates = (ca, verify)
         self._tls = client_context(ca, verify=verify) if servers.tls else None
         self._timeout_s = seconds_of(timeout_s)

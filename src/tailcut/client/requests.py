@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
-import numpy as np
+from numpy.typing import ArrayLike
 
 from tailcut.errors import ArgumentTypeError, InvalidInputError
 from tailcut.wire.memo import BytesMemo
@@ -83,7 +83,7 @@ class InferenceCall:
     """
 
     model: str
-    inputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, ArrayLike]
     version: str = ""
     outputs: Sequence[str] | None = None  # None: all of them
     timeout_us: int = 0  # 0: the server's default
@@ -93,6 +93,12 @@ class InferenceCall:
         check_model(self.model, self.version)
         if self.outputs is not None and not _are_names(self.outputs):
             raise ArgumentTypeError(f"outputs must be None or a list of names, such as ['y'], got {self.outputs!r}")
+
+    def lists(self) -> list[str]:
+        """The names of the inputs that are not arrays, such as lists; what is no mapping has none."""
+        if type(self.inputs) is not dict and not hasattr(self.inputs, "items"):
+            return []
+        return [name for name, value in self.inputs.items() if not hasattr(value, "dtype")]
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
@@ -145,7 +146,7 @@ class Client(Pool[_SyncConnection]):
     def infer(  # noqa: PLR0913  all but the first two by name
         self,
         model: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, ArrayLike],
         *,
         version: str = "",
         outputs: Sequence[str] | None = None,
@@ -156,7 +157,8 @@ class Client(Pool[_SyncConnection]):
 
         Args:
             model: the name of the model.
-            inputs: arrays of the model's dtypes and shapes, by name.
+            inputs: arrays of the model's dtypes and shapes, by name; or lists of numbers or strings that these dtypes
+                can hold, for which the server is asked about the model, at most every ten seconds.
             version: of the model; empty: the newest.
             outputs: the names of the outputs to return; None: all.
             timeout_s: seconds for the whole call; None: the client's `timeout_s`.
@@ -180,6 +182,8 @@ class Client(Pool[_SyncConnection]):
         seconds = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         deadline = time.monotonic() + seconds
         call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
+        if call.lists():
+            call = self._carry(self._lists.converted(call), deadline, self._retries)
         if self._shared is not None:
             self._check_open()
             return self._carry(self._shared.infer(call), deadline, self._retries)
@@ -232,7 +236,7 @@ class Client(Pool[_SyncConnection]):
         return self._ask(OutgoingRequest(self._encoder.get(path)), time.monotonic() + self._timeout_s, retries)
 
     def _carry(self, talk: Generator[OutgoingRequest, HttpAnswer, Result], deadline: float, retries: Retries) -> Result:
-        """Send the requests of a call over shared memory, one after the other."""
+        """Send the requests of a call that has several, one after the other."""
         try:
             request = next(talk)
             while True:

@@ -117,7 +117,7 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
         if exact and tensor.accepts(array.shape):  # always so for arrays from the wire
             return array
     else:
-        array = _from_list(tensor, value)
+        array = from_list(tensor, value)
     is_text = tensor.dtype is DType.BYTES and array.dtype.kind in "OSU"
     if array.dtype != tensor.dtype.numpy and not is_text:
         raise InputTypeError(f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)}")
@@ -130,8 +130,13 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(array.shape)
 
 
-def _from_list(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
-    """An array of the tensor's dtype from a list, or anything else that numpy converts; no number is changed to fit."""
+def from_list(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
+    """An array of the tensor's dtype from a list, or anything else that numpy converts; no number is changed to fit.
+
+    Raises:
+        InvalidInputError: a number is out of the dtype's range, or nested lists differ in length.
+        InputTypeError: the elements are of another kind.
+    """
     want, where = tensor.dtype.numpy, f"input {tensor.name!r}: expected {tensor.describe()}"
     try:
         if tensor.dtype is DType.BYTES:

@@ -55,7 +55,7 @@ def model_path(model: str, version: str = "") -> str:
         raise InvalidInputError("the name or version of a model has half of a surrogate pair") from None
 
 
-def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:
+def describe(inputs: Mapping[str, ArrayLike]) -> tuple[tuple[Described, ...], Parts]:
     """The descriptions of a request's inputs, and their bytes, which are views of the arrays.
 
     Raises:
