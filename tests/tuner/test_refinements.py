@@ -38,6 +38,23 @@ def test_refinements_change_one_thing() -> None:
     assert not any(refinement.engine.pinning for refinement in refinements(facts(has_quota=True), winner))
 
 
+@pytest.mark.parametrize(
+    ("size", "others"), [(1, [128, 4]), (8, [128, 16, 4]), (64, [128, 32]), (128, [64]), (48, [128, 64, 32])]
+)
+def test_other_sizes_of_batches(size: int, others: list[int]) -> None:
+    """The largest, in case no step up to it shows anything, and the two beside the winner's, before anything else."""
+    winner = changed(BASELINE, batching={"max_batch_size": size})
+    found = [item.batching.max_batch_size for item in refinements(facts(), winner)]
+    assert [other for other in found if other != size] == others == found[: len(others)]
+
+
+def test_one_row_is_the_only_size_of_a_model_that_takes_no_batches() -> None:
+    """Nothing else is tried."""
+    single = ModelSpec("m", (FIXED,), (TensorSpec("y", DType.FP32, (None, 8)),), Rows.DEPENDENT)
+    known = SpaceFacts(single, 2, 8, frozenset())
+    assert {item.batching.max_batch_size for item in refinements(known, BASELINE)} == {BASELINE.batching.max_batch_size}
+
+
 def test_a_core_for_the_event_loop_leaves_the_others_to_the_engine() -> None:
     """One thread fewer on two cores; nothing where the loop computes, has no second core, or has twins."""
     winner = changed(BASELINE, engine={"threads": 2})

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.devices import second_engines
-from tailcut.tuner.space import BF16_FLAGS, SpaceFacts, changed, paddings_of
+from tailcut.tuner.space import BF16_FLAGS, SpaceFacts, batch_sizes, changed, paddings_of
 
 _LEAST_PADDED = 8  # rows of the largest batch with padding
 _BUSY_POLL_US = 100
@@ -32,7 +32,12 @@ def refinements(facts: SpaceFacts, winner: Settings) -> list[Settings]:
 
 
 def _of_batches(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
-    """Yield padding buckets, or their removal, whose effect the simulation does not fully model."""
+    """Yield other sizes of batches, and padding buckets or their removal: the simulation models neither fully."""
+    sizes, size = batch_sizes(facts.spec), winner.batching.max_batch_size
+    larger = [other for other in sizes if other > size]
+    smaller = [other for other in sizes if other < size]
+    for other in dict.fromkeys([*larger[-1:], *larger[:1], *smaller[-1:]]):
+        yield changed(winner, batching={"max_batch_size": other})
     if winner.batching.padding is not None:
         yield changed(winner, batching={"padding": None}, engine={"static_buckets": False})
         return
