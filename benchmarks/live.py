@@ -47,6 +47,7 @@ from tailcut.server.served_model import ServedModel
 from tailcut.stats.rank import signed_rank_interval
 
 _OTHERS = np.zeros(64 << 20, np.uint8)
+FEWEST_PAIRS = 8
 WATCH = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -99,8 +100,11 @@ class Client:
         self.ours, self.theirs = socket.socketpair()
         self.bytes = 0
 
-    def send(self, event: bytes) -> None:
-        self.bytes = self.ours.send(event)
+    def show(self, view: bytes) -> None:
+        self.bytes = self.ours.send(view)
+
+    def tell(self, kind: str, event: bytes) -> None:
+        self.ours.send(event)
 
     def end(self, event: bytes) -> None:
         """Nothing ends here."""
@@ -193,6 +197,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rate", type=float, default=500.0)
     options = parser.parse_args()
+    if 0 < options.pairs < FEWEST_PAIRS:
+        parser.error(f"--pairs must be 0, or at least {FEWEST_PAIRS} for an interval of 99 %")
     print(fingerprint())
     with tempfile.TemporaryDirectory() as folder:
         path = perceptron(Path(folder) / "tiny.onnx", (64, 64, 8))
