@@ -70,6 +70,7 @@ def test_a_range_of_replicas() -> None:
         "upscale_delay_s": 1.0,
         "downscale_delay_s": 2.0,
         "look_back_period_s": 3.0,
+        "metrics_interval_s": 1.5,
         "policy": {"policy_function": "tailcut.ray.policy:replicas"},
     }
     assert options["max_ongoing_requests"] == 9

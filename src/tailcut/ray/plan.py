@@ -18,6 +18,7 @@ _END_S = 5.0  # for a server's process to exit, after its drain and the deadline
 _LEAVE_S = 5.0  # for the replica's own process to exit after that
 _HEALTH_S, _HEALTH_LIMIT_S = 2.0, 10.0
 _HTTP = {"host": "127.0.0.1", "port": 8000}  # of Serve's own proxies, which would otherwise be open to the network
+_REPORTED_S = 10.0  # Serve's time between two reports of a replica, which has to be shorter than the window
 _SURGE_PERCENT = 25  # replicas that a rolling update may start before it stops others, rounded up
 
 
@@ -186,18 +187,21 @@ def deployment_options(plan: ApplicationPlan) -> dict[str, Any]:
     }
     if plan.exclusive:
         options["max_replicas_per_node"] = 1
-    if plan.replicas.fixed:
-        options["num_replicas"] = plan.replicas.least
+    replicas = plan.replicas
+    if replicas.fixed:
+        options["num_replicas"] = replicas.least
     else:
-        options["autoscaling_config"] = {
-            "min_replicas": plan.replicas.least,
-            "max_replicas": plan.replicas.most,
+        options["autoscaling_config"] = scaling = {
+            "min_replicas": replicas.least,
+            "max_replicas": replicas.most,
             "target_ongoing_requests": plan.carried.target_ongoing,
-            "upscale_delay_s": plan.replicas.up_s,
-            "downscale_delay_s": plan.replicas.down_s,
-            "look_back_period_s": plan.replicas.window_s,
+            "upscale_delay_s": replicas.up_s,
+            "downscale_delay_s": replicas.down_s,
+            "look_back_period_s": replicas.window_s,
             "policy": {"policy_function": POLICY},
         }
+        if replicas.window_s <= _REPORTED_S:
+            scaling["metrics_interval_s"] = replicas.window_s / 2
     return options
 
 
