@@ -39,13 +39,16 @@ def test_refinements_change_one_thing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "others"), [(1, [128, 4]), (8, [128, 16, 4]), (64, [128, 32]), (128, [64]), (48, [128, 64, 32])]
+    ("size", "larger", "smaller"),
+    [(1, [128, 4], []), (8, [128, 16], [4]), (64, [128], [32]), (128, [], [64]), (48, [128, 64], [32])],
 )
-def test_other_sizes_of_batches(size: int, others: list[int]) -> None:
-    """The largest, in case no step up to it shows anything, and the two beside the winner's, before anything else."""
+def test_other_sizes_of_batches(size: int, larger: list[int], smaller: list[int]) -> None:
+    """The largest, in case no step up to it shows anything, and the next one, first; the next smaller one last."""
     winner = changed(BASELINE, batching={"max_batch_size": size})
     found = [item.batching.max_batch_size for item in refinements(facts(), winner)]
-    assert [other for other in found if other != size] == others == found[: len(others)]
+    assert [other for other in found if other != size] == larger + smaller
+    assert found[: len(larger)] == larger
+    assert not smaller or found[-1:] == smaller
 
 
 def test_one_row_is_the_only_size_of_a_model_that_takes_no_batches() -> None:

@@ -27,23 +27,29 @@ def refinements(facts: SpaceFacts, winner: Settings) -> list[Settings]:
         *_of_engine(facts, winner),
         *_of_device(facts, winner),
         *_of_memory(facts, winner),
+        *_smaller(facts, winner),
     ]
     return [settings for settings in dict.fromkeys(changes) if settings != winner]
 
 
 def _of_batches(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
-    """Yield other sizes of batches, and padding buckets or their removal: the simulation models neither fully."""
-    sizes, size = batch_sizes(facts.spec), winner.batching.max_batch_size
-    larger = [other for other in sizes if other > size]
-    smaller = [other for other in sizes if other < size]
-    for other in dict.fromkeys([*larger[-1:], *larger[:1], *smaller[-1:]]):
-        yield changed(winner, batching={"max_batch_size": other})
+    """Yield larger batches, and padding buckets or their removal: the simulation models neither fully."""
+    larger = [size for size in batch_sizes(facts.spec) if size > winner.batching.max_batch_size]
+    for size in dict.fromkeys([*larger[-1:], *larger[:1]]):
+        yield changed(winner, batching={"max_batch_size": size})
     if winner.batching.padding is not None:
         yield changed(winner, batching={"padding": None}, engine={"static_buckets": False})
         return
     for padding in paddings_of(facts):
         size = facts.spec.within(max(_LEAST_PADDED, winner.batching.max_batch_size))
         yield changed(winner, batching={"padding": padding, "max_batch_size": size})
+
+
+def _smaller(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
+    """Yield the next smaller batch, if there is one: the simulation chose the smallest of equals already."""
+    smaller = [size for size in batch_sizes(facts.spec) if size < winner.batching.max_batch_size]
+    for size in smaller[-1:]:
+        yield changed(winner, batching={"max_batch_size": size})
 
 
 def _of_loop(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
