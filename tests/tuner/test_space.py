@@ -265,6 +265,16 @@ def test_the_shapes_that_win_most_are_measured_first() -> None:
         assert list(dict.fromkeys(shapes)) == [(1, 1), (1, 2), (2, 1)]
 
 
+def test_the_defaults_are_measured_before_what_may_be_refused() -> None:
+    """Of a slow model only the first few are: every shape in float32, spinning or not, before dynamic int8."""
+    choices = engine_choices(facts(quantizable=True, engines=("onnxruntime", "openvino")))
+    own = [(choice.threads, choice.instances, choice.spinning) for choice in choices if choice.name == "onnxruntime"]
+    assert own[:4] == [(1, 1, True), (1, 2, True), (2, 1, False), (2, 1, True)]
+    precisions = [choice.precision for choice in choices]
+    assert precisions == sorted(precisions, key=lambda precision: precision == "int8")
+    assert precisions.count("int8") == 4
+
+
 def test_nodes_have_an_instance_each() -> None:
     """Where there are several, and CPUs enough for that."""
     shapes = {

@@ -28,6 +28,7 @@ BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # that multiply int8 quickly
 F16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
+_UNSURE_TURNS = 2  # turns of the others before the first of a precision that may well be refused
 _DELAYS = (0.5, 1.0)  # of the time of one row; near the best fixed delays of benchmarks/batching.py
 _LEAST_DELAY_US = 20.0  # shorter delays are below the time to wake a thread
 _MOST_BUCKETS = 4
@@ -117,7 +118,11 @@ def _replaced(struct: Any, field: str, value: Any) -> Any:
 
 
 def engine_choices(facts: SpaceFacts) -> list[EngineOptions]:
-    """The engines, precisions, threads and instances to measure in process; the first of every kind come first."""
+    """The engines, precisions, threads and instances to measure in process, in turns of one shape of each kind.
+
+    Of a slow model only the first few are measured. So a precision that may well be refused for its answers has its
+    turn after the others', and threads that spin beside those that do not, because they are the engine's defaults.
+    """
     if facts.device == "cuda":
         base = EngineOptions(
             name=facts.engines[0],  # type: ignore[arg-type]
@@ -140,25 +145,29 @@ def engine_choices(facts: SpaceFacts) -> list[EngineOptions]:
     kinds = [kind for kind in kinds if kind[0] in facts.engines]
     groups = [
         [
-            EngineOptions(
-                name=name,  # type: ignore[arg-type]
-                precision=precision,  # type: ignore[arg-type]
-                threads=threads,
-                instances=count,
-                spinning=spinning,
-                u8_input=facts.u8_input,
-                outputs=facts.outputs,
-                fixed_dims=facts.fixed_dims,
-            )
+            [
+                EngineOptions(
+                    name=name,  # type: ignore[arg-type]
+                    precision=precision,  # type: ignore[arg-type]
+                    threads=threads,
+                    instances=count,
+                    spinning=spinning,
+                    u8_input=facts.u8_input,
+                    outputs=facts.outputs,
+                    fixed_dims=facts.fixed_dims,
+                )
+                for spinning in ((False, True) if name == "onnxruntime" and threads > 1 else (True,))
+            ]
             for threads, count in shapes
-            for spinning in ((False, True) if name == "onnxruntime" and threads > 1 else (True,))
         ]
         for name, precision in kinds
     ]
+    if kinds[-1:] == [("onnxruntime", "int8")]:
+        groups[-1] = [[]] * _UNSURE_TURNS + groups[-1]
     torch = list(_torch_choices(facts, shapes)) if "torch" in facts.engines else []
-    groups.insert(0, [choice for choice in torch if choice.compiler == "eager"])
+    groups.insert(0, [[choice] for choice in torch if choice.compiler == "eager"])
     compiled = [choice for choice in torch if choice.compiler != "eager"]
-    return [options for turn in zip_longest(*groups) for options in turn if options is not None] + compiled
+    return [options for turn in zip_longest(*groups, fillvalue=()) for same in turn for options in same] + compiled
 
 
 def _torch_choices(facts: SpaceFacts, shapes: list[tuple[int, int]]) -> Iterator[EngineOptions]:
