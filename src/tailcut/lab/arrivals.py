@@ -17,7 +17,7 @@ from tailcut.errors import MissingFileError, UsageError
 
 BURST_SHARE = 0.1  # share of the time with a burst
 _TRACE_LIMIT = 10_000_000
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(?: ?(Z|UTC|[+-]\d\d:?\d\d))?(?!\S)")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(?: ?(Z|UTC|[+-]\d\d(?::?\d\d)?))?(?!\S)")
 _MOST_REQUESTS = 100_000_000  # in a run: their times alone take 800 MB
 
 

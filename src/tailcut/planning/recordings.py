@@ -14,6 +14,7 @@ from tailcut.planning.demand import Recording, replayed
 _COLUMNS, _LEAST_LINES = 2, 2  # columns and fewest lines of a recording of rates
 _DIVIDERS = re.compile(r'[,;"]')  # separators of a line, besides spaces
 _TRACE_LINES = "arrival times in seconds, one per line, or lines of SECONDS RATE"
+_DATES = "; a time may be a date such as 2026-01-31T23:55:00Z"
 _LATEST_S = 1e11  # since 1970: the year 5138
 _MOST_RATE = 1e9  # requests per second
 
@@ -64,7 +65,7 @@ def _arrivals(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Recording:
     """
     for number, row in rows:
         if len(row) != 1 or not _is_number(row[0]):
-            raise UsageError(f"{path}: line {number} is not a time in seconds: write {_TRACE_LINES}")
+            raise UsageError(f"{path}: line {number} is not a time in seconds: write {_TRACE_LINES}{_DATES}")
     trace = trace_of_lines(path, ((number, row[0]) for number, row in rows))
     return replayed(trace.seconds, trace.length_s)
 
@@ -118,7 +119,7 @@ def _pair(path: Path, number: int, row: list[str]) -> tuple[float, float]:
             f"{path}: not a trace of rates: line {number} has {row[1][:64]!r} for its rate: where those are names of "
             "models, keep the times of one model, one per line, and plan each model by itself"
         )
-    raise UsageError(f"{path}: not a trace of rates: line {number} is not SECONDS RATE, two finite numbers")
+    raise UsageError(f"{path}: not a trace of rates: line {number} is not SECONDS RATE, two finite numbers{_DATES}")
 
 
 def _is_number(word: str) -> bool:
