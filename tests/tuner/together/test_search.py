@@ -25,7 +25,7 @@ from tailcut.tuner.together import search as together_search
 from tailcut.tuner.together.limits import limit_of, within_reach
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
-from tailcut.tuner.together.selection import Combination
+from tailcut.tuner.together.selection import Combination, ExpectedCombination
 
 TWO = changed(BASELINE, engine={"threads": 2})
 
@@ -138,6 +138,31 @@ def test_a_race_with_a_seldom_asked_model_ends_in_time(
     assert search._best == combinations[1]
     assert len(blocks) == 2 * heats
     assert clock.now <= search._plan.explain_until + 0.01
+
+
+@pytest.mark.parametrize(("left_s", "enter"), [(100.0, True), (12.0, False)])
+def test_the_defaults_race_where_more_than_two_combinations_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_s: float, enter: bool
+) -> None:
+    """They can win, as in a tune of one model; in a short race their place is that of a combination."""
+    models = tuple(TuneRequest(tmp_path / f"{name}.onnx", slo_ms=50.0) for name in ("one", "two"))
+    search = JointSearch(JointWanted(models, (Poisson(50.0),) * 2, budget_s=100.0), lambda _: None)
+    surveys: list[Any] = [SimpleNamespace(baseline=BASELINE)] * 2
+    search._surveys = surveys
+    entered: list[Combination] = []
+
+    def enter_all(chosen: list[Combination]) -> list[Combination]:
+        entered.extend(chosen)
+        return []
+
+    monkeypatch.setattr(search, "_enter", enter_all)
+    monkeypatch.setattr(search, "_servers", SimpleNamespace(start_s=0.5))
+    search._plan.began = time.monotonic() - 100.0 + left_s
+    options = [changed(TWO, batching={"dispatch": dispatch}) for dispatch in ("inline", "worker", "adaptive")]
+    search._outcome.alone = (options[0],) * 2
+    search._race([ExpectedCombination((own, TWO), (1.0, 1.0), 1.0) for own in options])
+    assert (search._baseline in entered) == enter
+    assert len(entered) >= 2
 
 
 def test_a_rate_that_no_model_comes_near_to_is_refused() -> None:

@@ -31,17 +31,7 @@ def joint_result(
         ),
         command=command,
         simulated=len(outcome.simulated),
-        combinations=[
-            made.Combination(
-                setting=describe(names, simulated.settings),
-                p99_ms=[_finite(value) for value in simulated.p99_ms],
-                score=round(simulated.score, 4),
-                raced=_rounded(outcome.raced.get(simulated.settings)),
-                alone=simulated.settings == outcome.alone,
-            )
-            for number, simulated in enumerate(outcome.simulated)
-            if number < _MOST_SIMULATED or simulated.settings in outcome.raced
-        ],
+        combinations=_combinations(outcome, names),
         rejected=[made.RejectedCombination(describe(names, settings), reason) for settings, reason in outcome.rejected],
         verified=all(side.runs for side in outcome.sides),
         cpu_cores={name: round(share, 3) for name, share in outcome.cpu_share.items()} or None,
@@ -87,6 +77,26 @@ def joint_evidence(result: made.JointResult, number: int) -> dict[str, Any]:
         elif checked.tail_ratio is not None:
             kept["tail_ratio"] = msgspec.to_builtins(checked.tail_ratio)
     return kept
+
+
+def _combinations(outcome: JointOutcome, names: list[str]) -> list[made.Combination]:
+    """The best of those that were simulated, and all that raced."""
+    shown = [
+        made.Combination(
+            setting=describe(names, simulated.settings),
+            p99_ms=[_finite(value) for value in simulated.p99_ms],
+            score=round(simulated.score, 4),
+            raced=_rounded(outcome.raced.get(simulated.settings)),
+            alone=simulated.settings == outcome.alone,
+        )
+        for number, simulated in enumerate(outcome.simulated)
+        if number < _MOST_SIMULATED or simulated.settings in outcome.raced
+    ]
+    others = outcome.raced.keys() - {simulated.settings for simulated in outcome.simulated}
+    return shown + [
+        made.Combination(describe(names, settings), [None] * len(names), None, _rounded(outcome.raced[settings]), False)
+        for settings in others
+    ]
 
 
 def _model(side: JointSide, seed: int) -> made.JointModel:

@@ -70,11 +70,11 @@ class JointModel(Record, frozen=True):
 
 
 class Combination(Record, frozen=True):
-    """Settings for each of several models."""
+    """Settings for each of several models; `score` is the simulation's, None for the defaults, which it leaves out."""
 
     setting: str
     p99_ms: list[float | None]
-    score: float
+    score: float | None
     raced: float | None
     alone: bool  # each model as tuned on its own
 

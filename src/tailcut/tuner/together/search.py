@@ -29,6 +29,7 @@ from tailcut.tuner.result_records import Candidate, described
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
 from tailcut.tuner.together.limits import limit_of, take_back, within_reach
+from tailcut.tuner.together.ranking import believed
 from tailcut.tuner.together.records import JointOutcome, JointSide, JointWanted
 from tailcut.tuner.together.selection import (
     Combination,
@@ -45,7 +46,7 @@ from tailcut.tuner.together.words import LEAST_SCORE, NamedEvents, describe, fit
 from tailcut.tuner.verification import good_s
 
 _SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which uses less than half of its part
-_FINALISTS = 5
+_FINALISTS = 6  # with the engines' defaults
 _FEWEST = 2  # combinations that race even if memory is short
 _SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the lowest rate, at most
 _FEWEST_IN_BLOCK = 10  # requests of the model with the lowest rate
@@ -231,7 +232,9 @@ class JointSearch:
         start_s = self._servers.start_s or sum(surveyor.start_s for surveyor in self._surveyors)
         count = self._plan.finalists(time.monotonic(), start_s, _FINALISTS)
         count = min(count, max(_FEWEST, int(left_s / (FEWEST_HEATS * least_s))))
-        entrants = self._enter(racing(simulated, count, self._outcome.alone))
+        defaults = [self._baseline] if count > _FEWEST else []
+        chosen = racing(simulated, count - len(defaults), self._outcome.alone)
+        entrants = self._enter(list(dict.fromkeys([*chosen, *defaults])))
         if not entrants:
             self._tell(Phase("no combination gives right answers: keeping the engine's defaults"))
             self._best = self._baseline
@@ -261,8 +264,10 @@ class JointSearch:
             else:
                 self._outcome.raced[combination] = heats.entrants[number].estimate
                 self._candidate(combination, "raced", fits(self._outcome.raced[combination]))
-        raced, leader = self._outcome.raced, entrants[heats.leader]
-        self._order = sorted(raced, key=lambda combination: (combination != leader, -raced[combination]))
+        expected_scores = {item.settings: item.score for item in simulated}
+        order = believed([own.scores for own in heats.entrants], [expected_scores.get(item) for item in entrants])
+        raced = self._outcome.raced
+        self._order = sorted(raced, key=lambda combination: -order[entrants.index(combination)])
         self._best = next(iter(self._order), self._baseline)
         if self._order:
             self._tell(Best(self._words(self._best), fits(raced[self._best])))
