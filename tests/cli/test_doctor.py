@@ -31,6 +31,7 @@ NAMES = [
     "virtualisation",
     "steal",
     "neighbours",
+    "python",
     "perf",
 ]
 

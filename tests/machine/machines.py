@@ -50,11 +50,18 @@ def facts_of(
     *,
     mask: tuple[int, ...] = tuple(CPUS),
     environment: dict[str, str] | None = None,
+    build: dict[str, str] | None = None,
     missing: tuple[Missing, ...] = (),
 ) -> MachineFacts:
     """The good machine with some files changed, or gone where the text is None."""
     files = {name: text for name, text in (GOOD | (spoiled or {})).items() if text is not None}
-    return collect(plant(tmp_path, files), environment=environment or {}, mask=frozenset(mask), missing=missing)
+    return collect(
+        plant(tmp_path, files),
+        environment=environment or {},
+        mask=frozenset(mask),
+        build=build or {"CONFIG_ARGS": "'--enable-optimizations'"},
+        missing=missing,
+    )
 
 
 def measured(

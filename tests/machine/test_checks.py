@@ -34,7 +34,7 @@ def test_nothing_is_wrong_on_a_good_machine(tmp_path: Path) -> None:
     """On a machine that is set up well every check is ok, offers no remedy, and the answer is yes."""
     checks = examine(facts_of(tmp_path), measured(), (Reach("numba", "avx512", "compiles for avx512"),))
     assert {check.name: check.severity for check in checks} == dict.fromkeys([check.name for check in checks], OK)
-    assert len({check.name for check in checks}) == len(checks) == 19
+    assert len({check.name for check in checks}) == len(checks) == 20
     assert [check.remedy for check in checks] == [None] * len(checks)
     assert not something_wrong(checks)
 
@@ -94,6 +94,23 @@ def test_settings(tmp_path: Path, case: tuple[str, dict[str, str | None], Severi
     assert check.severity is severity
     assert finding in check.finding
     assert (check.remedy is None) if remedy is None else (remedy in (check.remedy or ""))
+
+
+@pytest.mark.parametrize(
+    ("build", "severity"),
+    [
+        ({"CONFIG_ARGS": "'--prefix=/root/.pyenv/versions/3.11.7'", "PGO_PROF_USE_FLAG": "-fprofile-use"}, NOTE),
+        ({"CONFIG_ARGS": "'--enable-optimizations' '--with-lto'", "PGO_PROF_USE_FLAG": "-fprofile-use"}, OK),
+        ({"CONFIG_ARGS": "'--prefix=/usr'", "PGO_PROF_USE_FLAG": ""}, OK),
+        ({"PGO_PROF_USE_FLAG": "-fprofile-use"}, OK),
+    ],
+)
+def test_python(tmp_path: Path, build: dict[str, str], severity: Severity) -> None:
+    """Only a build that says that it had no profile is a note, with the command for another one."""
+    check = one(examine(facts_of(tmp_path, build=build), measured()), "python")
+    assert check.severity is severity
+    assert ("--enable-optimizations" in (check.remedy or "")) == (severity is NOTE)
+    assert not something_wrong((check,))
 
 
 def test_settings_alone(tmp_path: Path) -> None:

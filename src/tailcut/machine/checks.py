@@ -23,7 +23,7 @@ class Reach:
 
 
 def examine(facts: MachineFacts, measured: ProbeResult, reaches: tuple[Reach, ...] = ()) -> tuple[Check, ...]:
-    """Every finding, in the order in which a user meets them: processor, container, memory, clock, neighbours."""
+    """Every finding, in the order in which a user meets them, from the processor to the interpreter."""
     return (
         settings.governor(facts),
         settings.turbo(facts),
@@ -43,6 +43,7 @@ def examine(facts: MachineFacts, measured: ProbeResult, reaches: tuple[Reach, ..
         settings.virtualisation(facts),
         steal(measured),
         neighbours(measured),
+        settings.python(facts),
         settings.perf(facts),
     )
 
@@ -61,6 +62,7 @@ def examine_settings(facts: MachineFacts) -> tuple[Check, ...]:
         settings.huge_pages(facts),
         settings.swap(facts),
         settings.virtualisation(facts),
+        settings.python(facts),
     )
 
 

@@ -6,12 +6,15 @@ empty, never a guess.
 
 import os
 import re
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tailcut.machine.allocator import PRELOADED
 from tailcut.machine.fingerprint import isa_flags
+from tailcut.machine.interpreter import is_optimised
 from tailcut.machine.perf import Missing
 from tailcut.machine.quota import affinity_mask, cpu_quota, throttled
 from tailcut.machine.topology import parse_cpu_list, topology
@@ -63,6 +66,7 @@ class MachineFacts:
     hypervisor: bool
     isa: frozenset[str]
     environment: Mapping[str, str]
+    optimised_python: bool | None  # None: unknown
     missing: tuple[Missing, ...]  # counters
 
 
@@ -81,6 +85,7 @@ def collect(
     *,
     environment: Mapping[str, str] = os.environ,
     mask: frozenset[int] | None = None,
+    build: Mapping[str, Any] | None = None,
     missing: tuple[Missing, ...] = (),
 ) -> MachineFacts:
     """Read everything once; a few milliseconds."""
@@ -114,6 +119,7 @@ def collect(
         hypervisor="hypervisor" in isa_flags(proc) or (sys / "hypervisor/type").exists(),
         isa=isa_flags(proc),
         environment={name: environment[name] for name in (*THREAD_VARIABLES, *ISA_VARIABLES) if environment.get(name)},
+        optimised_python=is_optimised(sysconfig.get_config_vars() if build is None else build),
         missing=missing,
     )
 

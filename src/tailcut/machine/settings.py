@@ -129,6 +129,20 @@ def virtualisation(facts: MachineFacts) -> Check:
     return Check("virtualisation", NOTE, "a virtual machine: the host's governor, turbo and neighbours are hidden")
 
 
+def python(facts: MachineFacts) -> Check:
+    """Whatever is not the engine's or the kernel's is Python code: parsing, batching, and the stages of pipelines."""
+    if facts.optimised_python is None:
+        return Check("python", OK, "nothing suggests a slow build")
+    if facts.optimised_python:
+        return Check("python", OK, "built with a profile of real programs (PGO)")
+    finding = (
+        "built without a profile (PGO), as by pyenv: the server's own code takes up to 1.3 times as long; use that of "
+        "your distribution, conda, uv or the official image, or build it again"
+    )
+    remedy = "PYTHON_CONFIGURE_OPTS='--enable-optimizations --with-lto' pyenv install --force VERSION"
+    return Check("python", NOTE, finding, remedy)
+
+
 def perf(facts: MachineFacts) -> Check:
     """Which counters are available to explain a tail."""
     if not facts.missing:
