@@ -1,5 +1,6 @@
 """What goes wrong in a stage or its processes costs its own requests, and no client's time or stop of the server."""
 
+import asyncio
 import json
 import logging
 import os
@@ -120,6 +121,34 @@ def test_a_function_on_a_thread_may_keep_what_it_returned(tmp_path):
             return model.infer_sync({"x": np.full((1, 4), value, np.float32)})["z"][0, 0]
 
         assert list(pool.map(ask, range(6))) == [2 * value for value in range(6)]
+
+
+WHOLE = (
+    REUSED[: REUSED.index("@stage")]
+    + """
+@stage(inputs={"x": "FP32[4]"}, outputs={"y": "FP32[4]"}, whole_requests=True, threads=THREADS)
+def doubled(x):
+    time.sleep(0.001)
+    return np.multiply(x, 2, out=OUT[: len(x)])
+
+
+pipeline = Pipeline("p", [doubled])
+"""
+)
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_function_called_for_each_request_may_keep_what_it_returned(tmp_path, threads):
+    """And write its next results there, while those of the same batch before it have not been sent yet."""
+    with Model.open(written(tmp_path, WHOLE.replace("THREADS", str(threads)))) as model:
+
+        async def ask():
+            inputs = [np.full((1 + number % 3, 4), number, np.float32) for number in range(30)]
+            answers = await asyncio.gather(*(model.infer({"x": x}) for x in inputs))
+            return [np.array_equal(answer["y"], 2 * x) for answer, x in zip(answers, inputs, strict=True)]
+
+        assert all(asyncio.run(ask()))
+        assert max(model.entry.stage_batches()["doubled"]) > 1
 
 
 def test_faults_beside_the_function_are_not_the_clients(tmp_path):

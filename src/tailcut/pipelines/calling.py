@@ -31,7 +31,7 @@ class Caller:
         """
         stage = self.stage
         if stage.per_request or (len(parts) == 1 and not stage.fill):
-            return [call(stage, arrays) for arrays in parts]
+            return self._apart(parts)
         if stage.fill:
             return call_filled(stage, self.inputs.together(parts), rows_of(parts))
         return split_rows(call(stage, self.inputs.together(parts)), rows_of(parts))
@@ -52,14 +52,21 @@ class Caller:
         """
         stage, parts = self.stage, asked.parts
         if stage.per_request:
-            results = []
-            for arrays in parts:
-                results.append(call(stage, arrays))
-                called()
-            return self.outputs.pack(results)
+            return self.outputs.pack(self._apart(parts, called))
         if stage.fill:
             return self.outputs.pack(call_filled(stage, self.inputs.together(parts), asked.rows))
         return self.outputs.pack_together([call(stage, self.inputs.together(parts))], asked.rows)
+
+    def _apart(
+        self, parts: Sequence[Sequence[np.ndarray]], called: Callable[[], None] = lambda: None
+    ) -> list[list[np.ndarray]]:
+        """Call the function once for each request; what it returns is kept from its next call, which may reuse it."""
+        results: list[list[np.ndarray]] = []
+        for arrays in parts:
+            result = call(self.stage, arrays)
+            results.append(result if len(parts) == 1 else kept(result))
+            called()
+        return results
 
     def unpack(self, region: np.ndarray, rows: Sequence[int]) -> list[list[np.ndarray]]:
         """The outputs of requests with this many rows, which a process has packed: views of the region.
@@ -92,6 +99,11 @@ def refusal(stage: Stage, error: BaseException) -> tuple[ReplyKind, str]:
     if message:
         return ReplyKind.FAILED, message
     return ReplyKind.FAILED, plain(f"stage {stage.name!r} failed: {type(error).__name__}")
+
+
+def kept(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Copies of what a function returned, which it may overwrite later; arrays of strings are copies already."""
+    return [array if array.dtype == object else array.copy() for array in arrays]
 
 
 def plain(message: object) -> str:

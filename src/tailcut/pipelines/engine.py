@@ -7,7 +7,7 @@ import numpy as np
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
 from tailcut.pipelines.beside import BesideWatch, Parts, is_mixing
-from tailcut.pipelines.calling import log_fault, refusal
+from tailcut.pipelines.calling import kept, log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
 from tailcut.pipelines.process import NotSentError, StageSource
 from tailcut.pipelines.protocol import ReplyKind
@@ -101,8 +101,7 @@ class StageEngine:
     def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         try:
             results = self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
-            # The function may keep what it returned and overwrite it later; arrays of strings are copies already.
-            return [[array if array.dtype == object else array.copy() for array in arrays] for arrays in results]
+            return [kept(arrays) for arrays in results]
         except BaseException as error:  # noqa: BLE001  whatever it raises, even SystemExit, fails only its requests
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
