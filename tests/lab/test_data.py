@@ -10,7 +10,7 @@ import pytest
 from tailcut.errors import UsageError
 from tailcut.lab.data import ONLY_INPUT, evenly, read_jsonl, spread
 from tailcut.lab.describe import rows_of_data
-from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 OUT = (TensorSpec("y", DType.FP32, (None, 6)),)
 
@@ -267,3 +267,21 @@ def test_a_message_has_the_names_that_the_lines_have(tmp_path: Path) -> None:
     path.write_text('{"txt": [1, 2, 3], "mask/a": 1}\n' * 2)
     with pytest.raises(UsageError, match=r"the data file has no array 'x': it has txt, mask/a$"):
         rows_of_data(ONE, read_jsonl(path), 64)
+
+
+def test_a_group_may_be_one_request_with_rows_of_its_own_for_each_input() -> None:
+    """Of a model whose inputs' first axes have different names; elsewhere, one of the arrays is missing rows."""
+    inputs = tuple(
+        TensorSpec(name, DType.FP32, (None, size), first_axis=axis)
+        for name, size, axis in (("image", 3, "images"), ("text", 2, "texts"))
+    )
+    towers = ModelSpec("towers", inputs, OUT, Rows.INDEPENDENT)
+    data = {"image/0": zeros(2, 3), "text/0": zeros(5, 2), "image/1": zeros(4, 3), "text/1": zeros(4, 2)}
+    shapes = [tuple(array.shape for array in item.values()) for item in rows_of_data(towers, data, 64)]
+    assert shapes.count(((2, 3), (5, 2))) == 1
+    assert shapes.count(((1, 3), (1, 2))) == 4
+    shared = rows_of_data(towers, {"image/0": zeros(1, 3), "text/0": zeros(3, 2)}, 64)
+    assert [item["text"].shape for item in shared] == [(1, 2)] * 3
+    alike = replace(towers, inputs=tuple(replace(tensor, first_axis="n") for tensor in inputs))
+    with pytest.raises(UsageError, match="array 'text' of the data file has 5 rows, and 'image' has 2"):
+        rows_of_data(alike, data, 64)

@@ -323,6 +323,9 @@ def _requests(
     for tensor in spec.inputs:
         if not tensor.accepts(arrays[tensor.name].shape):
             raise misfit(tensor, arrays[tensor.name])
+    counts = [len(array) for array in arrays.values()]
+    if rows == 1 and spec.is_uneven(counts) and spec.are_rows(counts) and min(counts) > 1:
+        return [arrays]  # one request, which is computed whole
     there = common_length(arrays, "rows")
     if there < rows:
         raise UsageError(f"the data file has {there} rows, but a request needs {rows}")
