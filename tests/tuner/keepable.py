@@ -48,7 +48,12 @@ _LARGEST_BATCH = 128  # that is ever tried
 
 def data_of(case: Case) -> Arrays:
     """The requests of a case in the form of a data file: one group of arrays per request."""
-    return {f"{name}/{n}": array for n, request in enumerate(case.requests) for name, array in request.items()}
+    return {f"{name}/{n}": array for n, request in enumerate(answered(case)) for name, array in request.items()}
+
+
+def answered(case: Case) -> list[Arrays]:
+    """The requests of a case without those that the model refuses, which no data file may have."""
+    return [item for item, truth in zip(case.requests, case.truths(), strict=True) if truth is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +116,9 @@ def check_together(url: str, profiles: Sequence[Kept]) -> None:
 
 def questions_of(case: Case) -> tuple[list[Arrays], list[Arrays]]:
     """A case's requests, plus one with more rows than the largest batch if it has rows, with the right answers."""
-    requests = [*case.requests, _many_rows(case)] if case.batched else case.requests
+    requests = [*answered(case), _many_rows(case)] if case.batched else answered(case)
     truths = [truth for truth in replace(case, requests=requests).truths() if truth is not None]
-    assert len(truths) == len(requests), "the model refuses a request of its own"
+    assert len(truths) == len(requests), "the model refuses more rows than the largest batch"
     return requests, truths
 
 

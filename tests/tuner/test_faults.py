@@ -70,7 +70,7 @@ def test_a_leader_that_was_refused_is_not_kept(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(TuneSession, "check", lambda _, settings, seconds, **more: strict(settings, seconds, **more))
     try:
         carry(session)
-        session.plan = TimePlan(time.monotonic(), 3.0)
+        session.plan = TimePlan(time.monotonic(), 8.0)
         if stopped:
             with pytest.raises(KeyboardInterrupt):
                 selection.race(choices)

@@ -97,7 +97,7 @@ def test_what_the_gate_refuses(served: Served) -> None:
     refused = [item for item in served.offered if item not in served.kept]
     assert not [item.name for item in refused if item.exact]
     padding = [{item.model for item in several if item.settings.batching.padding} for several in (refused, served.kept)]
-    assert padding[0] <= {"sentences"}  # no mask tells it what is filling
+    assert padding[0] <= {"sentences", "towers_of_words"}  # no mask tells them what is filling
     assert padding[1] <= {"padded", "pictures"}
     precisions = [{item.settings.engine.precision for item in several} for several in (served.offered, served.kept)]
     assert precisions[0] - precisions[1] <= UNSURE

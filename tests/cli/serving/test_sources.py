@@ -44,6 +44,8 @@ def test_what_exists_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Source.parse("a/b=m.onnx") == Source("m.onnx", "a/b")
     assert Source.parse("a/b=lr=0.1/m.onnx") == Source("lr=0.1/m.onnx", "a/b")
     assert Source.parse("a/b=gone.onnx") == Source("a/b=gone.onnx")
+    long = "a" * 300  # no file can have this name, and a model can
+    assert Source.parse(f"{long}=m.onnx") == Source("m.onnx", long)
 
 
 @pytest.mark.parametrize("text", ["=m.onnx", "=/runs/m.onnx", "name=", "name:2=", "="])

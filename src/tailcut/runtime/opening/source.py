@@ -43,7 +43,10 @@ def split_source(text: str) -> tuple[str, str]:
 def _is_there(source: str) -> bool:
     """Whether a source's file exists."""
     file = (source.rpartition(":")[0] or source) if is_pipeline(source) else source
-    return bool(file) and Path(file).exists()
+    try:
+        return bool(file) and Path(file).exists()
+    except OSError:  # it is too long for a file's name
+        return False
 
 
 def is_profile(path: Path) -> bool:
