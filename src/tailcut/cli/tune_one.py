@@ -122,7 +122,7 @@ def _profile(outcome: "TuneOutcome", wanted: "TuneRequest") -> "Profile":
     import msgspec
 
     from tailcut.runtime.profile import Profile, is_pipeline
-    from tailcut.tuner.pipelines.search import untuned_profile
+    from tailcut.tuner.pipelines.learning import untuned_profile
 
     if not is_pipeline(str(wanted.model)):
         return Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights().with_signature()

@@ -19,6 +19,8 @@ import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.calling import Caller, log_fault, plain, refusal
+from tailcut.pipelines.chain import Chain
+from tailcut.pipelines.chain_loading import open_chain
 from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
@@ -31,8 +33,8 @@ _LEFT_TO_THE_SERVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve one stage over an inherited socket, until the other side closes it."""
-    parent, path, index, signature, control, inputs, outputs, logs, cpu = arguments
+    """Serve one stage, or all steps of a pipeline, over an inherited socket, until the other side closes it."""
+    parent, path, index, signature, control, inputs, outputs, logs, cpu, models_bytes = arguments
     if not _bound_to(int(parent)):
         return 1
     for descriptor in (control, inputs, outputs, logs):
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if cpu:
             _pin(int(cpu))
-        stage = _stage(path, int(index), signature)
+        asked = MappedRegion(int(inputs))
+        encoded = asked.data[: int(models_bytes)].tobytes()
+        caller = open_chain(parse_path(path), signature, encoded) if encoded else _caller(path, int(index), signature)
     except Exception as error:  # noqa: BLE001  the server reports whatever went wrong
         text = plain(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {plain(error)}"
         _reply(sock, results, ReplyKind.NOT_LOADED, plain(text))
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()  # the collector need not walk what the import left behind again
     sock.sendall(REPLY.pack(ReplyKind.READY, 0, results.size))
-    _serve(sock, Caller(stage), MappedRegion(int(inputs)), results)
+    _serve(sock, caller, asked, results)
     return 0
 
 
@@ -65,7 +69,7 @@ def _pin(cpu: int) -> None:
         raise UsageError(f"cpus={cpu}: its process cannot be pinned to that CPU: {error}") from None
 
 
-def _stage(path: str, index: int, signature: str) -> Stage:
+def _caller(path: str, index: int, signature: str) -> Caller:
     """Load the stage with this index in the pipeline at this path.
 
     Raises:
@@ -77,10 +81,10 @@ def _stage(path: str, index: int, signature: str) -> Stage:
         raise UsageError(f"{path}: step {index + 1} is no longer a stage: reload the server")
     if step.signature != signature:
         raise UsageError(f"{path}: the stage's inputs, outputs or fill have changed since it was loaded: reload it")
-    return step
+    return Caller(step)
 
 
-def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: MappedRegion) -> None:
+def _serve(sock: socket.socket, caller: Caller | Chain, inputs: MappedRegion, results: MappedRegion) -> None:
     while True:
         record = sock.recv(CALL.size, socket.MSG_WAITALL)
         if len(record) < CALL.size:

@@ -7,11 +7,10 @@ import numpy as np
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
 from tailcut.pipelines.beside import BesideWatch, Parts, is_mixing
-from tailcut.pipelines.calling import kept, log_fault, refusal
+from tailcut.pipelines.calling import Caller, kept, log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
 from tailcut.pipelines.process import NotSentError, StageSource
 from tailcut.pipelines.protocol import ReplyKind
-from tailcut.spec import ModelSpec, Rows
 
 
 class StageEngine:
@@ -23,10 +22,10 @@ class StageEngine:
 
     def __init__(self, source: StageSource) -> None:
         stage = source.stage
-        self.spec = ModelSpec(stage.name, stage.inputs, stage.outputs, Rows.INDEPENDENT, "a stage's rows are")
+        self.spec = stage.spec
         self.options = EngineOptions(name="none", instances=stage.workers, threads=1)
         self.stage = stage
-        self._caller = source.caller
+        self._caller = Caller(stage)
         self._pool = None if stage.threads else ProcessPool(source)
         self._beside = None if stage.per_request else BesideWatch(stage.name, self._call)
 

@@ -187,7 +187,7 @@ class PipelineEntry:
     def step_profiles(self) -> list[Profile]:
         """The profiles of its models, each once."""
         models = {id(step.model): step.model for step in self.steps if step.engine is None}
-        return [as_neighbour(model) for model in models.values()]
+        return [*map(as_neighbour, models.values()), *(model for step in self.steps for model in step.models)]
 
     def describe_stages(self) -> str:
         """The stages as one line for the log."""

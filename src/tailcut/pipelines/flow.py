@@ -112,7 +112,7 @@ class Flow:
         step = self._owner.steps[0]
         given = self._given(step)  # already checked, except that their row counts may differ from the pipeline's
         called = {step.input_called(name): array for name, array in given.items()}
-        rows = row_count(called) if step.model.spec.batched else 1
+        rows = row_count(called) if step.model.spec.batched and not step.any_rows else 1
         yield from self._begin(step, given, rows, in_steps=in_steps)
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:

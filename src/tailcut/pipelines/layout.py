@@ -70,7 +70,7 @@ class TensorLayout:
 
     def pack(self, parts: Parts) -> "Packed":
         """Lay out the arrays of requests, each as its own part. Their bytes are copied only by `Packed.write`."""
-        if len(parts) == 1 and self._fixed:
+        if len(parts) == 1 and self._fixed and _have_common_rows(parts[0]):
             return self._pack_known(parts[0])
         return self._pack([[arrays] for arrays in parts], rows_of(parts))
 
@@ -81,7 +81,7 @@ class TensorLayout:
             parts: the arrays of each request; or of all requests together, with `rows` telling them apart.
             rows: the number of rows of each request; empty: those of the parts.
         """
-        if len(parts) == 1 and self._fixed and len(rows) <= 1:
+        if len(parts) == 1 and self._fixed and len(rows) <= 1 and _have_common_rows(parts[0]):
             return self._pack_known(parts[0])
         rows = rows or rows_of(parts)
         first = [array.shape[1:] for array in parts[0]]
@@ -155,8 +155,8 @@ class TensorLayout:
         for index, tensor in enumerate(self._tensors):
             for numbers, group in zip(heads, groups, strict=True):
                 arrays = [part[index] for part in group]
-                count = len(arrays[0]) if len(arrays) == 1 else sum(map(len, arrays))
-                numbers.extend((count, *arrays[0].shape[1:], at))
+                shape = arrays[0].shape if len(arrays) == 1 else (sum(map(len, arrays)), *arrays[0].shape[1:])
+                numbers.extend((*shape, at))
                 for blob in _strings(arrays) if tensor.dtype is DType.BYTES else map(_bytes, arrays):
                     blobs.append((at, blob))
                     at += blob.size
@@ -191,8 +191,13 @@ class Packed:
 
 
 def rows_of(parts: Parts) -> list[int]:
-    """The number of rows of each request."""
-    return [len(arrays[0]) for arrays in parts]
+    """The number of rows of each request; 1 if its first array has no axes."""
+    return [len(arrays[0]) if arrays[0].ndim else 1 for arrays in parts]
+
+
+def _have_common_rows(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether all arrays have as many rows, so that their number says how large each is."""
+    return len({array.shape[:1] for array in arrays}) == 1 and arrays[0].ndim > 0
 
 
 def split_rows(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[np.ndarray]]:

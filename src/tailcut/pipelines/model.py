@@ -13,18 +13,20 @@ from tailcut import forks
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.file_hash import file_hash
 from tailcut.engines.trust import trust as trust_file
+from tailcut.pipelines.chain import has_common_rows
+from tailcut.pipelines.chain_loading import chain_source
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.entry import PipelineEntry
 from tailcut.pipelines.flow import StepDelivery
 from tailcut.pipelines.loading import PipelinePath, load_pipeline, parse_path, take_pipeline
-from tailcut.pipelines.plan import plan_pipeline
+from tailcut.pipelines.plan import PipelineStep, plan_pipeline
 from tailcut.pipelines.process import StageSource
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.steps import OpenStep, StepOptions, model_outline, open_model, open_stage, stage_outline
 from tailcut.pipelines.tuned import model_files, process_settings, step_settings, with_settings
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.model import Model
+from tailcut.runtime.model import Model, as_neighbour
 from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import ModelRef, Profile, with_batching
@@ -175,7 +177,8 @@ def open_tuned(
         return open_model(pipeline.name, path.file.parent / step, limits, options, own)
 
     try:
-        return PipelineModel(profile, _open_steps(pipeline, path, limits, models, open_step))
+        opened = _open_chain if pipeline.processes else _open_steps
+        return PipelineModel(profile, opened(pipeline, path, limits, models, open_step))
     except BaseException:
         for model in models:
             model.close()
@@ -231,6 +234,35 @@ def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
     ref = ModelRef(path=str(path), sha256=file_hash(path.file), name=pipeline.name)
     settings = Settings(engine=EngineOptions(name="none"), batching=batching, memory=memory, io=io)
     return Profile(model=ref, settings=settings)
+
+
+def _open_chain(
+    pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model], open_step: OpenModel
+) -> list[OpenStep]:
+    """As `_open_steps`, where all steps run together in processes: models are opened here to know them, and closed."""
+    models.extend(
+        open_step(step) for step in pipeline.steps if not isinstance(step, Stage)
+    )  # those before an error, too
+    source, spec = chain_source(pipeline, path, models, limits)
+    profiles = tuple(map(as_neighbour, models))
+    while models:
+        models.pop().close()
+    model, engine = open_stage(source, limits)
+    models.append(model)
+    outline = PipelineStep("stage", source.stage.name, spec.inputs, spec.outputs, spec.batched)
+    delivery = StepDelivery(None)
+    common = has_common_rows(spec)
+    return [
+        OpenStep(
+            model,
+            engine,
+            whole_requests=True,
+            delivery=delivery,
+            outline=outline,
+            models=profiles,
+            any_rows=not common,
+        )
+    ]
 
 
 def _open_steps(

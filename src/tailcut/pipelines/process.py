@@ -27,6 +27,7 @@ from tailcut.errors import (
     UsageError,
 )
 from tailcut.pipelines.calling import Caller
+from tailcut.pipelines.chain import ChainLayout
 from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
@@ -41,16 +42,29 @@ _START = "import sys; sys.path[:] = {}; from tailcut.pipelines.child import main
 
 @dataclass(frozen=True, slots=True)
 class StageSource:
-    """A stage, and where its processes can import it from."""
+    """A stage, and where its processes can import it from.
+
+    Args:
+        stage: the stage, or the one that stands for all steps of the pipeline.
+        path: of the pipeline.
+        index: its position among the steps of the pipeline; -1 for all of them.
+        signature: of what the processes load.
+        models: for all steps: encoded `ChainSettings`.
+        layout: for all steps: of their inputs and outputs.
+    """
 
     stage: Stage
     path: PipelinePath
-    index: int  # its position among the steps of the pipeline
-    caller: Caller = field(init=False)
+    index: int
+    signature: str = ""
+    models: bytes = b""
+    layout: ChainLayout | None = None
+    caller: Caller | ChainLayout = field(init=False)
     sha256: str = field(init=False)  # hash of the file when it was loaded
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "caller", Caller(self.stage))
+        object.__setattr__(self, "signature", self.signature or self.stage.signature)
+        object.__setattr__(self, "caller", self.layout or Caller(self.stage))
         object.__setattr__(self, "sha256", file_hash(self.path.file))
 
     @property
@@ -83,14 +97,15 @@ class StageProcess:
 
     def _started(self, theirs: socket.socket, cpu: int | None, undo: ExitStack) -> subprocess.Popen[bytes]:
         """Start the process itself, and a thread that forwards its log."""
-        stage, path, index = self._source.stage, self._source.path, self._source.index
+        source, stage = self._source, self._source.stage
         logs, their_logs = socket.socketpair()
         undo.callback(logs.close)
         inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
         # Not `-m` or a plain `-c`: they put the current folder first, whose files could shadow standard modules.
         command = [sys.executable, "-P", "-c", _START.format(ascii(import_path()))]
-        command += [str(os.getpid()), str(path), str(index), stage.signature]
-        command += [*map(str, inherited), "" if cpu is None else str(cpu)]
+        command += [str(os.getpid()), str(source.path), str(source.index), source.signature]
+        command += [*map(str, inherited), "" if cpu is None else str(cpu), str(len(source.models))]
+        self._inputs.grow(len(source.models))[: len(source.models)] = np.frombuffer(source.models, np.uint8)
         with their_logs:
             process = subprocess.Popen(  # noqa: S603  this interpreter, and our own module
                 command,

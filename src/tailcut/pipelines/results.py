@@ -11,6 +11,7 @@ from tailcut.runtime.numbers import as_dtype
 from tailcut.spec import DType, TensorSpec
 
 Arrays = Sequence[np.ndarray]
+_SCALARS = {int, float, str, bytes}
 
 
 class RefusedInputError(InvalidInputError):
@@ -45,6 +46,8 @@ def call_filled(stage: Stage, inputs: Arrays, counts: Sequence[int]) -> list[lis
     for tensor, value in zip(stage.outputs, _each(stage, _call(stage, inputs), rows), strict=True):
         apart = None in tensor.row_shape
         values = _row_list(stage, tensor, value, rows) if apart else _array(stage, tensor, value, rows)
+        if isinstance(values, list) and _are_even(tensor, values):  # nothing to pad
+            values = _array(stage, tensor, values, rows)
         start = 0
         for part, count in zip(parts, counts, strict=True):
             own = values[start : start + count]
@@ -61,6 +64,20 @@ def _row_list(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> list[A
             f"rows, got {got}"
         )
     return value
+
+
+def _are_even(tensor: TensorSpec, rows: Sequence[Any]) -> bool:
+    """Whether all rows are lists or arrays of one length, over 0, with elements of one type.
+
+    They are then converted together as each is by itself.
+    """
+    if len(tensor.row_shape) != 1 or not rows:
+        return False
+    if all([type(row) is list for row in rows]):  # noqa: C419  quick
+        kinds = {type(item) for row in rows for item in row}
+        return len(set(map(len, rows))) == 1 and len(kinds) == 1 and kinds <= _SCALARS
+    shapes = {(row.shape, row.dtype) if type(row) is np.ndarray else None for row in rows}
+    return len(shapes) == 1 and None not in shapes and rows[0].ndim == 1 and rows[0].size > 0
 
 
 def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tailcut.errors import ArgumentTypeError, UsageError
 from tailcut.pipelines.tensors import parse_fill, parse_tensors
-from tailcut.spec import TensorSpec
+from tailcut.spec import ModelSpec, Rows, TensorSpec
 
 Function = Callable[..., Any]
 _Settings = ParamSpec("_Settings")
@@ -68,6 +68,11 @@ class Stage:
         Otherwise the rows of several requests would be padded to one length, and answers would depend on the batch.
         """
         return self.whole_requests and not self.fill
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its signature as that of a model."""
+        return ModelSpec(self.name, self.inputs, self.outputs, Rows.INDEPENDENT, "a stage's rows are")
 
     @property
     def signature(self) -> str:
@@ -195,10 +200,12 @@ class Pipeline:
         name: name for clients.
         steps: functions made with `stage`, and paths of profiles (.toml) or models (.onnx), relative to the file that
             the pipeline is in.
+        processes: run all steps in each of this many processes, which get whole batches; 0: each step runs by itself.
     """
 
     name: str
     steps: Sequence[Stage | str | Path]
+    processes: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -208,6 +215,11 @@ class Pipeline:
         if not steps:
             raise UsageError(f"pipeline {self.name!r}: the steps must be a list of stages and models")
         object.__setattr__(self, "steps", steps)
+        if type(self.processes) is not int or not 0 <= self.processes <= _MOST_WORKERS:
+            raise UsageError(
+                f"pipeline {self.name!r}: processes is {self.processes!r}, must be 0 (each step runs by itself) to "
+                f"{_MOST_WORKERS}"
+            )
         for number, step in enumerate(steps, 1):
             if callable(step) and not isinstance(step, Stage):
                 title = getattr(step, "__name__", repr(step))

@@ -98,6 +98,8 @@ class OpenStep:
         delivery: delivers its answers to the next step.
         outline: its tensors, by their names in the pipeline.
         input_names, output_names: names in the pipeline of the model's tensors, for those that are renamed.
+        models: profiles of the models that its processes run, where it stands for all steps of a pipeline.
+        any_rows: whether the arrays of a request may differ in their number of rows, or have none.
     """
 
     model: Model
@@ -107,6 +109,8 @@ class OpenStep:
     outline: PipelineStep
     input_names: Mapping[str, str] = field(default_factory=dict)
     output_names: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[Profile, ...] = ()
+    any_rows: bool = False
 
     def input_called(self, name: str) -> str:
         """The name in the pipeline of an input of the model."""

@@ -30,7 +30,8 @@ def settings_of(pipeline: Pipeline, path: PipelinePath) -> PipelineSettings:
         if isinstance(step, Stage)
     )
     files = dict.fromkeys(str(step) for step in pipeline.steps if not isinstance(step, Stage))
-    return PipelineSettings(stages=stages, models=tuple(_of_model(path.file.parent, file) for file in files))
+    models = tuple(_of_model(path.file.parent, file) for file in files)
+    return PipelineSettings(stages=stages, models=models, processes=pipeline.processes)
 
 
 def with_settings(
@@ -57,7 +58,7 @@ def with_settings(
         unproven = "is not the file that the profile was measured on: its figures are not proven for it"
         _log.warning("%s: %s %s", pipeline.name, model.file, unproven)
     steps = [_stage(step, settings) if isinstance(step, Stage) else step for step in pipeline.steps]
-    return replace(pipeline, steps=steps)
+    return replace(pipeline, steps=steps, processes=settings.processes)
 
 
 def model_files(pipeline: Pipeline, path: PipelinePath) -> list[Path]:

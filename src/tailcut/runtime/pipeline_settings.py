@@ -44,10 +44,15 @@ class StepModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of all steps of a pipeline, in their order."""
+    """The settings of all steps of a pipeline, in their order.
+
+    Args:
+        processes: all steps run in each of this many processes; 0: each step by itself, as its own settings say.
+    """
 
     stages: tuple[StageSettings, ...] = ()
     models: tuple[StepModelSettings, ...] = ()
+    processes: int = 0
 
     def stage(self, name: str) -> StageSettings | None:
         """The settings of a stage."""
@@ -60,7 +65,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def describe(self, base: "PipelineSettings | None" = None) -> str:
         """The settings that differ from `base` (None: from the defaults), as `tokenize.workers=2 m.onnx.threads=1`."""
         base = base or PipelineSettings()
-        words = []
+        words = [f"processes={self.processes}"] if self.processes != base.processes else []
         for stage in self.stages:
             words += _differing(stage.name, stage, base.stage(stage.name) or StageSettings(name=stage.name))
         for model in self.models:

@@ -1,5 +1,6 @@
 """The settings of a pipeline's steps that a tune chooses from."""
 
+import msgspec
 import numpy as np
 
 from tailcut.engines.base import EngineOptions
@@ -9,6 +10,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.pipelines.estimating import StageCallTimes
 from tailcut.tuner.pipelines.space import (
+    PROCESSES,
     configurations,
     kinds_of,
     model_ways,
@@ -79,13 +81,33 @@ def test_configurations_are_whole() -> None:
     assert len({kinds_of(item.settings)[0] for item in result}) == 2  # one process, and two
 
 
+def test_all_steps_may_run_in_processes() -> None:
+    """The engines of each get its share of the CPUs; from there, other numbers are tried, and fewer of them."""
+    model = msgspec.structs.replace(MODEL, engine=EngineOptions(threads=2, instances=2), max_batch_size=8)
+    base = Settings(pipeline=PipelineSettings(stages=(StageSettings(name="tokenize"),), models=(model,)))
+    one, four = refinements(base, {"tokenize": 1.0}, [written()], 0, 4)
+    assert one.describe(base) == "processes=1 m.onnx.threads=4 m.onnx.instances=1"
+    assert four.describe(base) == "processes=4 m.onnx.threads=1 m.onnx.instances=1"
+    others = refinements(four, {"tokenize": 1.0}, [written()], 0, 4)
+    assert [item.describe(four) for item in others] == ["processes=0", "processes=1"]
+    assert [item.describe(four) for item in thrifty(four)] == ["processes=3"]
+    assert with_step_of(base, four, PROCESSES).describe(base) == "processes=4"
+    assert with_step_of(four, base, PROCESSES).pipeline.processes == 0  # type: ignore[union-attr]
+    assert with_step_of(four, base, "tokenize") == four
+    cuda = msgspec.structs.replace(model, engine=EngineOptions(name="torch", device="cuda"))
+    there = Settings(pipeline=PipelineSettings(stages=(StageSettings(name="tokenize"),), models=(cuda,)))
+    assert refinements(there, {"tokenize": 1.0}, [written()], 0, 4) == []
+    alone = Settings(pipeline=PipelineSettings(stages=(StageSettings(name="tokenize"),)))
+    assert refinements(alone, {"tokenize": 1.0}, [written()], 0, 4) == []
+
+
 def test_small_changes_and_thrifty_ones() -> None:
     """A delay for a stage that batches, pinned processes where there is no quota, and one process less."""
     stages = (StageSettings(name="tokenize", workers=2),)
     winner = Settings(pipeline=PipelineSettings(stages=stages, models=(MODEL,)))
     words = [refinement.describe(winner) for refinement in refinements(winner, {"tokenize": 1000.0}, [written()], 4, 4)]
-    assert words == ["tokenize.max_queue_delay_us=500", "tokenize.cpus=3,2"]
+    assert words == ["processes=1", "processes=4", "tokenize.max_queue_delay_us=500", "tokenize.cpus=3,2"]
     threads = refinements(winner, {"tokenize": 1.0}, [written(threads=True)], 4, 4)
-    assert [thread.describe(winner) for thread in threads] == ["tokenize.workers=3"]
+    assert [thread.describe(winner) for thread in threads] == ["processes=1", "processes=4", "tokenize.workers=3"]
     assert {way.settings.workers for way in stage_ways(written(threads=True), TIMES, 4)} == {1}  # type: ignore[union-attr]
     assert [item.describe(winner) for item in thrifty(winner)] == ["tokenize.workers=1"]

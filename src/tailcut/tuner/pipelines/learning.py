@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import msgspec
 import numpy as np
 
 from tailcut.engines.base import Engine
@@ -11,11 +12,15 @@ from tailcut.engines.samples import likely_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.describe import rows_of_data
 from tailcut.pipelines.engine import StageEngine
-from tailcut.pipelines.model import PipelineModel
+from tailcut.pipelines.loading import load_pipeline, parse_path
+from tailcut.pipelines.model import PipelineModel, pipeline_profile
+from tailcut.pipelines.tuned import settings_of
+from tailcut.runtime.profile import Profile
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.learning import Arrays, Learned, made_up
 from tailcut.tuner.pipelines.estimating import alike
+from tailcut.tuner.pipelines.space import with_processes
 from tailcut.tuner.questions import ReferenceQuestions
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
@@ -27,10 +32,11 @@ _ADVICE = "if the rows of a request belong together, write @stage(whole_requests
 
 
 class Untuned:
-    """The pipeline as written, in the form of an engine that computes the reference answers."""
+    """The pipeline as written, in the form of an engine that computes the reference answers; each step by itself."""
 
     def __init__(self, source: str) -> None:
-        self.model = PipelineModel.open(source)
+        profile = untuned_profile(source)
+        self.model = PipelineModel.open(msgspec.structs.replace(profile, settings=with_processes(profile.settings, 0)))
         self.spec = self.model.spec
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -99,6 +105,19 @@ def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event]
     rows = RowsDecision.of(untuned.model.rows)
     advice = "".join(f"; {_mixing(name)}: {_ADVICE}" for name in mixed)
     return OpenPipeline(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs, advice)
+
+
+def untuned_profile(source: str) -> Profile:
+    """The profile of a pipeline as written, with the settings of its steps.
+
+    Raises:
+        UsageError: the file raises, or has no such pipeline.
+        TailcutError: a file of a step is missing.
+    """
+    path = parse_path(source)
+    profile = pipeline_profile(source)
+    own = settings_of(load_pipeline(path), path)
+    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, pipeline=own))
 
 
 def _mixing(name: str) -> str:

@@ -19,10 +19,8 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import cpu_quota, usable_cpus
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.loading import load_pipeline, parse_path
-from tailcut.pipelines.model import pipeline_profile
 from tailcut.pipelines.stage import Stage
 from tailcut.pipelines.steps import OpenStep
-from tailcut.pipelines.tuned import settings_of
 from tailcut.runtime.pipeline_settings import StepModelSettings
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
@@ -36,8 +34,9 @@ from tailcut.tuner.json_wire import for_clients_of, not_json
 from tailcut.tuner.learning import Arrays
 from tailcut.tuner.model_space import estimate_entry
 from tailcut.tuner.pipelines.estimating import StageCallTimes, alike, time_stage
-from tailcut.tuner.pipelines.learning import OpenPipeline, learn_pipeline
+from tailcut.tuner.pipelines.learning import OpenPipeline, learn_pipeline, untuned_profile
 from tailcut.tuner.pipelines.space import (
+    PROCESSES,
     configurations,
     kinds_of,
     model_ways,
@@ -140,8 +139,8 @@ class PipelineSpace:
     def steps(self, winner: Settings) -> list[Settings]:
         """The pipeline as written with the winner's settings of its steps, of one more step in each."""
         climb = [self._session.with_wire(encoded(winner.io.wire))]
-        for step in self._steps:
-            climb.append(with_step_of(climb[-1], winner, step.name))
+        for rung in self._session.outcome.rungs:
+            climb.append(with_step_of(climb[-1], winner, rung.name))
         return climb[1:]
 
     def without(self, winner: Settings, rung: str) -> Settings:
@@ -306,19 +305,7 @@ def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[T
     return session, known
 
 
-def untuned_profile(source: str) -> Profile:
-    """The profile of a pipeline as written, with the settings of its steps.
-
-    Raises:
-        UsageError: the file raises, or has no such pipeline.
-        TailcutError: a file of a step is missing.
-    """
-    path = parse_path(source)
-    profile = pipeline_profile(source)
-    own = settings_of(load_pipeline(path), path)
-    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, pipeline=own))
-
-
 def _rungs(source: str) -> tuple[str, ...]:
     written = load_pipeline(parse_path(source)).steps
-    return tuple(step.name if isinstance(step, Stage) else str(step) for step in written)
+    names = [step.name if isinstance(step, Stage) else str(step) for step in written]
+    return (*names, PROCESSES) if len(names) > 1 else tuple(names)

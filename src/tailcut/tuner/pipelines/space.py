@@ -19,6 +19,7 @@ _FEWEST_WAYS = 2
 _DELAY = 0.5  # of what a call of one row takes
 _LEAST_DELAY_US = 20
 _SAME_STEPS, _SAME_ENGINES = 2, 4  # finalists with the same processes and engines; with the same engines
+PROCESSES = "processes"  # the rung of how many processes run all steps
 
 
 def stage_ways(stage: Stage, times: StageCallTimes, cpus: int) -> list[Way]:
@@ -96,7 +97,8 @@ def with_steps(base: Settings, steps: Sequence[StageSettings | StepModelSettings
     """The settings of a pipeline with those of all its steps."""
     stages = tuple(step for step in steps if isinstance(step, StageSettings))
     models = tuple(dict.fromkeys(step for step in steps if isinstance(step, StepModelSettings)))
-    return msgspec.structs.replace(base, pipeline=PipelineSettings(stages=stages, models=models))
+    own = base.pipeline or PipelineSettings()
+    return msgspec.structs.replace(base, pipeline=msgspec.structs.replace(own, stages=stages, models=models))
 
 
 def steps_of(settings: Settings) -> list[StageSettings | StepModelSettings]:
@@ -111,9 +113,35 @@ def name_of(step: StageSettings | StepModelSettings) -> str:
 
 
 def with_step_of(settings: Settings, other: Settings, name: str) -> Settings:
-    """The settings, with one step's settings from another configuration."""
+    """The settings, with one step's settings from another configuration, or its number of processes for all steps."""
+    if name == PROCESSES:
+        return with_processes(settings, (other.pipeline or PipelineSettings()).processes)
     theirs = {name_of(step): step for step in steps_of(other)}
     return with_steps(settings, [theirs[name] if name_of(step) == name else step for step in steps_of(settings)])
+
+
+def with_processes(settings: Settings, processes: int) -> Settings:
+    """The settings with all steps in each of this many processes; 0: each step by itself."""
+    own = settings.pipeline or PipelineSettings()
+    return msgspec.structs.replace(settings, pipeline=msgspec.structs.replace(own, processes=processes))
+
+
+def _together(winner: Settings, cpus: int) -> Iterator[Settings]:
+    """Yield all steps in one process, and in one for each CPU; the engines of a process get its share of the CPUs."""
+    own = winner.pipeline or PipelineSettings()
+    if any(model.engine is not None and model.engine.device != "cpu" for model in own.models):
+        return
+    for count in dict.fromkeys([1, cpus]):
+        models = tuple(_with_threads(model, max(1, cpus // count)) for model in own.models)
+        pipeline = msgspec.structs.replace(own, models=models, processes=count)
+        yield msgspec.structs.replace(winner, pipeline=pipeline)
+
+
+def _with_threads(model: StepModelSettings, threads: int) -> StepModelSettings:
+    if model.engine is None:
+        return model
+    engine = msgspec.structs.replace(model.engine, threads=threads, instances=1)
+    return msgspec.structs.replace(model, engine=engine)
 
 
 def kinds_of(settings: Settings) -> list[tuple[object, int]]:
@@ -126,7 +154,7 @@ def kinds_of(settings: Settings) -> list[tuple[object, int]]:
 def refinements(
     winner: Settings, alone_us: Mapping[str, float], stages: Sequence[Stage], cpus: int, usable: int
 ) -> list[Settings]:
-    """Small changes that only the real server can evaluate: a delay before a stage, pinned processes, more threads.
+    """Small changes that only the real server can evaluate: all steps in one process, a delay, pinning, more threads.
 
     Args:
         winner: the configuration.
@@ -135,8 +163,10 @@ def refinements(
         cpus: number of CPUs that processes may be pinned to; 0 for no pinning.
         usable: number of usable CPUs.
     """
-    result = []
     pipeline = winner.pipeline or PipelineSettings()
+    if pipeline.processes:
+        return [with_processes(winner, count) for count in (0, 1, usable) if count != pipeline.processes]
+    result = list(_together(winner, usable)) if len(steps_of(winner)) > 1 else []
     for own, stage in zip(pipeline.stages, stages, strict=True):
         delay_us = round(_DELAY * alone_us[own.name])
         if own.max_batch_size > 1 and delay_us >= _LEAST_DELAY_US and not own.max_queue_delay_us:
@@ -152,6 +182,8 @@ def refinements(
 def thrifty(winner: Settings) -> list[Settings]:
     """The winner with one process fewer in a stage, or with a model whose threads do not spin, one change in each."""
     pipeline = winner.pipeline or PipelineSettings()
+    if pipeline.processes > 1:
+        return [with_processes(winner, pipeline.processes - 1)]
     result = [
         _with_stage(winner, msgspec.structs.replace(own, workers=own.workers - 1))
         for own in pipeline.stages
