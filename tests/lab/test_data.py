@@ -72,6 +72,17 @@ def test_what_is_given_once_is_shared() -> None:
     assert {name: array.shape for name, array in pair.items()} == {"x": (2, 3), "z": (2, 4)}
 
 
+def test_a_scalar_of_many_requests_is_an_array_in_each() -> None:
+    """An engine takes arrays: an element of numpy's, such as a float32, is none."""
+    threshold = TensorSpec("t", DType.FP32, ())
+    requests = rows_of_data(
+        spec(TensorSpec("x", DType.FP32, (None, 3)), threshold), {"x": zeros(2, 4, 3), "t": zeros(2)}, 64
+    )
+    assert [type(request["t"]) for request in requests] == [np.ndarray] * 2
+    words = rows_of_data(spec(TensorSpec("t", DType.BYTES, ())), {"t": np.array(["a", "b"])}, 64)
+    assert [(type(request["t"]), request["t"].item()) for request in words] == [(np.ndarray, "a"), (np.ndarray, "b")]
+
+
 def test_arrays_of_different_lengths_are_refused() -> None:
     """Both numbers are named, whether they are rows or requests: none is cut to the other."""
     with pytest.raises(UsageError, match=r"array 'x' of the data file has 500 rows, and 'z' has 4: "):

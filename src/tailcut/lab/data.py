@@ -227,7 +227,7 @@ def _pieces(tensor: TensorSpec, array: np.ndarray) -> np.ndarray | Sequence[np.n
     if tensor.accepts(array.shape):
         return array
     if _has_request_axis(tensor, array):
-        return [array[number] for number in range(len(array))]
+        return [array[number, ...] for number in range(len(array))]  # of a scalar: an array of no axes
     rows = tensor.shape[0] if tensor.shape else None
     if rows and array.ndim and len(array) % rows == 0 and tensor.accepts((rows, *array.shape[1:])):
         return [array[start : start + rows] for start in range(0, len(array), rows)]
