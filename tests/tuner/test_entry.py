@@ -11,6 +11,8 @@ from onnx import helper
 from tests.engines.models import perceptron, save, value
 
 from tailcut.errors import TailcutError
+from tailcut.lab.load import LoadTarget
+from tailcut.lab.trial import Arm
 from tailcut.runtime.settings import Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
@@ -19,6 +21,7 @@ from tailcut.tuner.claims import carry
 from tailcut.tuner.entry import FEWEST, Entry
 from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
 from tailcut.tuner.model_space import ModelSpace
+from tailcut.tuner.racing import RaceLoad
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.selection import Selection
 from tailcut.tuner.servers import TrialServers
@@ -90,6 +93,31 @@ def test_only_a_few_are_tried(
     assert FEWEST <= len(asked) <= most
 
 
+def test_without_time_for_a_heat_one_right_server_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model so slow that nothing races, the best by simulation is checked, and no other server is started."""
+    started: list[Settings] = []
+    text: list[str] = []
+    wanted = TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), budget_s=60.0)
+    session = open_session(wanted, lambda event: text.append(getattr(event, "text", "")))
+
+    def arm(self: TrialServers, settings: Settings) -> Arm:
+        started.append(settings)
+        return Arm(LoadTarget(), ())
+
+    monkeypatch.setattr(TrialServers, "launch", lambda self, *settings: None)
+    monkeypatch.setattr(TrialServers, "arm", arm)
+    monkeypatch.setattr(
+        TuneSession, "check", lambda self, settings, *_, **__: Accuracy(right=settings != choices[0], reason="wrong")
+    )
+    selection = Selection(session, ModelSpace(session))
+    choices = sizes(session, 4)
+    selection.chosen(predicted(choices))
+    session.racing.load = RaceLoad((1, 2), 100.0)
+    assert selection.race(choices) == choices[1]
+    assert started == choices[:2]
+    assert any("no race: a heat takes 480 s" in line for line in text)
+
+
 def test_a_server_that_others_share_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What differs from the baseline only in what clients send runs on the baseline's server."""
     session = open_session(TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), budget_s=60.0), lambda _: None)
@@ -122,3 +150,25 @@ def test_a_whole_check_of_a_slow_model_is_not_repeated(tmp_path: Path, took_s: f
         session.servers.keep()
     assert checks == [True] * asked + [False]
     assert (first == second) == (asked == 1)
+
+
+@pytest.mark.parametrize(("whole", "asked"), [(True, 1), (False, 2)])
+def test_a_check_that_sent_everything_is_not_repeated(tmp_path: Path, whole: bool, asked: int) -> None:
+    """A slow model has so few questions that the check before the race may send all of them."""
+    session = open_session(TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), budget_s=60.0), lambda _: None)
+    checks: list[bool] = []
+
+    class Gate:
+        def check(self, *_: object, whole: bool) -> Accuracy:
+            checks.append(whole)
+            time.sleep(0.3)
+            return Accuracy(right=True, reason="right", whole=sent_all)
+
+    sent_all = whole
+    session.learned = replace(session.learned, gate=Gate())  # type: ignore[arg-type]
+    try:
+        session.check(session.base, 0.2)
+        session.check(session.base, 0.2, whole=True)
+    finally:
+        session.servers.keep()
+    assert len(checks) == asked

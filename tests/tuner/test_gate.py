@@ -268,6 +268,15 @@ def test_a_whole_check_asks_every_request(tmp_path: Path) -> None:
     assert "1000" in result.rows[0].expected
 
 
+def test_a_check_knows_whether_it_sent_everything(tmp_path: Path) -> None:
+    """Without time it sends a few of the requests, unless it is whole."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    checker = gate(path, vectors(4))
+    with served(path, PLAIN) as target:
+        assert [checker.check(target, PLAIN, *more).whole for more in ((0.0,), (10.0,))] == [False, True]
+        assert checker.check(target, PLAIN, 10.0, whole=True).whole
+
+
 def test_a_whole_check_that_takes_long_leaves_out_requests_of_many_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

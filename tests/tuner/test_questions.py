@@ -121,3 +121,17 @@ def test_random_outputs_are_found(tmp_path: Path) -> None:
     ]
     ends = [[value(name, DType.FP32, (None, 4)) for name in names] for names in (("x",), ("noise", "double"))]
     assert questions(save(tmp_path / "m.onnx", nodes, *ends), vectors(10)).random == {"noise"}
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(0.0, 1), (10.0, 3)])
+def test_few_requests_are_computed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, again: int
+) -> None:
+    """Their first answers are the reference's own, and a slow model computes only one of them again."""
+    runs: list[int] = []
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    engine = open_engine(path, EngineOptions(threads=1))
+    compute = engine.run
+    monkeypatch.setattr(engine, "run", lambda inputs: runs.append(1) or compute(inputs))
+    result = ReferenceQuestions(lambda: engine, vectors(20), seconds)
+    assert len(runs) == len(result.all) + again

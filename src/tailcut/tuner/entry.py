@@ -115,7 +115,8 @@ class Entry:
     def _can_race(self, racing: int, tried: int, each_s: float) -> bool:
         """Whether there is time for one more finalist.
 
-        The first few are tried whatever time is left; if they answer wrongly, others only until the race should end.
+        The first few are tried whatever time is left; if they answer wrongly, others only until the race should end. If
+        there is no time for a single heat of two, one that answers correctly is enough.
 
         Args:
             racing: number that race already.
@@ -123,12 +124,22 @@ class Entry:
             each_s: seconds that each took to enter.
         """
         session, now = self._session, time.monotonic()
-        if tried < FEWEST or session.wanted.exhaustive:
+        if session.wanted.exhaustive:
+            return True
+        if racing and not self._has_time_for_heat(now):
+            return False
+        if tried < FEWEST:
             return True
         if racing < FEWEST:
             return now <= session.plan.race_until
         entered = now + each_s
         return entered + (racing + 1) * FEWEST_HEATS * session.racing.heat_s(1) <= session.plan.race_ends(entered)
+
+    def _has_time_for_heat(self, now: float) -> bool:
+        """Whether two configurations could race, once."""
+        plan = self._session.plan
+        until = plan.race_ends(now)
+        return self._session.racing.in_time(FEWEST, until, max(until, plan.rungs_until))[1] > 0
 
     def _reject(self, settings: Settings, accuracy: Accuracy) -> None:
         """Record wrong answers; if a looser bound would accept them, the effect of that is reported at the end."""

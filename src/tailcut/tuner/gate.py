@@ -203,7 +203,8 @@ class Gate:
             why = "the model is random" if self.blind else "no request has a length between the buckets"
             return Accuracy(right=False, reason=f"{why}, so the effect of padding cannot be checked")
         asked = self._answers(target, questions, settings, seconds, most_together, whole=whole)
-        return self._judge(asked, settings.engine.outputs)
+        is_whole = {id(answered.question) for answered in asked} >= set(map(id, questions))
+        return replace(self._judge(asked, settings.engine.outputs), whole=is_whole)
 
     def _answers(  # noqa: PLR0913  as in check
         self,

@@ -221,7 +221,8 @@ class Selection:
         """The entrants that there is time to race, those with the settings in use included; and how many heats."""
         session = self._session
         # The rungs of a model this slow are not measured: the race may have their time.
-        count, fewest = session.racing.in_time(len(entrants), until, max(until, session.plan.rungs_until))
+        racing = max(FEWEST, len(entrants))  # one by itself needs no race
+        count, fewest = session.racing.in_time(racing, until, max(until, session.plan.rungs_until))
         kept = entrants[:count]
         kept += [entrant for entrant in entrants[count:] if entrant.settings == session.wanted.previous_settings]
         if len(kept) < len(entrants):
@@ -233,7 +234,9 @@ class Selection:
         session, outcome = self._session, self._session.outcome
         in_use = session.wanted.previous_settings
         order = sorted((entrant.settings for entrant in entrants), key=lambda settings: settings != in_use)
-        words = f"a heat takes {session.racing.heat_s(len(entrants)):,.0f} s, more than is left of the budget"
+        words = (
+            f"a heat takes {session.racing.heat_s(max(FEWEST, len(entrants))):,.0f} s, more than is left of the budget"
+        )
         kept = "keeping the settings in use" if order[0] == in_use else "taking the best by simulation"
         session.tell(Phase(f"no race: {words}: {kept}"))
         for settings in order[1:]:

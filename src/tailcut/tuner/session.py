@@ -117,7 +117,8 @@ class TuneSession:
     def check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
         """Check the answers of a server, with as many requests in flight as it can answer in the time.
 
-        A whole check that took longer than `seconds` is not repeated: another one would send the same requests.
+        A check that sent every request and took longer than `seconds` is not repeated as a whole one: another one would
+        send the same requests.
 
         Raises:
             ServeError: the server does not start.
@@ -128,7 +129,7 @@ class TuneSession:
             return known
         began = time.monotonic()
         accuracy = self.gate.check(target, settings, seconds, together, whole=whole)
-        if whole:
+        if whole or accuracy.whole:
             self._whole_checks[settings] = time.monotonic() - began, accuracy
         return accuracy
 

@@ -31,6 +31,7 @@ class Accuracy:
     differing: float | None = None  # the largest share of differing elements of integers, booleans and strings
     value: float | None = None  # of the user's metric
     rows: tuple[RowFinding, ...] = ()  # the worst first
+    whole: bool = False  # whether every question of the gate was among the requests
 
     @property
     def figure(self) -> float | None:
