@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from tests.engines.models import perceptron
 from tests.tuner.results import printed
 
 from tailcut.errors import UsageError
-from tailcut.tuner import verification
+from tailcut.tuner import claims, verification
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.baseline import Baseline
-from tailcut.tuner.budget import SearchSize
+from tailcut.tuner.budget import SearchSize, TimePlan
 from tailcut.tuner.claims import announce, carry, p99_takes_long, prove, within_reach
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
@@ -97,6 +98,30 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     assert outcome.wrong.startswith("wrong answers with batching.max_batch_size=4 ")
     assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
     assert printed(outcome).verification is None
+
+
+def test_without_time_for_a_median_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers that answer once in two seconds: blocks too short for an arrival would only take long."""
+    text: list[Event] = []
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    session = open_session(TuneRequest(path, {"x": np.ones((8, 4), np.float32)}, budget_s=10.0), text.append)
+    outcome = session.outcome
+    outcome.settings = changed(session.with_wire("binary"), batching={"max_batch_size": 4})
+    outcome.capacity, outcome.rate = 0.5, 0.25
+    session.compared.pop("reference", None)
+    session.plan = TimePlan(time.monotonic() - 8.0, 10.0)
+    monkeypatch.setattr(claims, "verify", lambda *_, **__: pytest.fail("there is no time"))
+    try:
+        prove(session)
+    finally:
+        session.servers.keep()
+    words = [event.text for event in text if isinstance(event, Phase)]
+    assert any(re.fullmatch(r"not verified: 2 servers need 28 s .* are left: raise --budget", line) for line in words)
+    result = printed(outcome)
+    assert result.verification is not None
+    assert [arm.samples for arm in (result.verification.baseline, result.verification.tuned)] == [0, 0]
+    assert result.accuracy is not None
+    assert result.accuracy.right
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.cost import watched
-from tailcut.lab.trial import Arm, ServeError, closed_run
+from tailcut.lab.trial import Arm, ArmRuns, ServeError, closed_run
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.baseline import Baseline, measure_baseline
@@ -21,7 +21,7 @@ from tailcut.tuner.labels import by_labels
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
-from tailcut.tuner.verification import good_s, percentile_within, verification_s, verify
+from tailcut.tuner.verification import good_s, medians_s, percentile_within, remaining_s, verification_s, verify
 from tailcut.tuner.worse import ARMS, instead
 
 _ROUNDED_S = 5
@@ -200,13 +200,27 @@ def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[st
             if session.wanted.labels is not None:
                 arms_asked = {name: settings[name] for name in ("baseline", "tuned")}
                 outcome.labels = by_labels(session, arms_asked, session.wanted.labels)
-            verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed, note=note)
+            if _has_time(session, arms):
+                verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed, note=note)
+            else:
+                outcome.arms = {name: ArmRuns() for name in arms}
             if session.wanted.constraints.cpus is not None:
                 outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
     except TailcutError:
         if not session.servers.has_ended(tuned):
             raise
     return not session.servers.has_ended(tuned)
+
+
+def _has_time(session: TuneSession, arms: Mapping[str, Arm]) -> bool:
+    """Whether the time suffices for a median: without one, a slow model would be measured for nothing. Reports it."""
+    capacity, count = session.outcome.capacity, len(arms)
+    left_s, needed_s = remaining_s(session.plan, time.monotonic()), medians_s(capacity, count)
+    if needed_s <= left_s:
+        return True
+    words = f"{count} servers need {needed_s:,.0f} s or more for a median, and about {left_s:,.0f} s are left"
+    session.tell(Phase(f"not verified: {words}: raise --budget"))
+    return False
 
 
 def _cpus_used(arm: Arm, clients: int) -> float | None:

@@ -56,6 +56,16 @@ def percentile_within(seconds: float, rate: float, arms: int) -> Percentile:
     return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)
 
 
+def medians_s(capacity: float, arms: int) -> float:
+    """Seconds for the median of this many arms, were each as busy as the baseline can be."""
+    return arms * samples_needed(QUANTILES["p50"]) / max(capacity, 1e-9)
+
+
+def remaining_s(plan: TimePlan, now: float) -> float:
+    """Seconds that the verification may take from now on, at the most."""
+    return max(plan.limit - now, plan.verification_s(now) + MOMENT_S)
+
+
 def verify(  # noqa: PLR0913  a verification is its parameters
     outcome: TuneOutcome,
     arms: Mapping[str, Arm],
