@@ -134,6 +134,28 @@ def test_groups_of_whole_requests() -> None:
     assert shapes(POINTS, **arrays) == [{"x": (4, 3)}, {"x": (9, 3)}] * 2
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("x/3", "z/4"), r"no array 'z/3': it has z/4; a group has one array for each input"),
+        (("x/3", "z/3", "x/5"), r"no array 'z/5': it has z/3;"),
+        (("x/3", "z/3", "z/5"), r"no array 'x/5': it has x/3;"),
+        (("x/3", "z"), r"no array 'z/3': it has z;"),
+        (("x", "z/3"), r"no array 'x/3': it has x;"),
+        (("x/3", "x/5"), r"no array 'z': it has x"),
+    ],
+)
+def test_a_group_without_an_input_is_refused(names: tuple[str, ...], words: str) -> None:
+    """Its rows would be left out without a word, or the message would deny an array that is there."""
+    with pytest.raises(UsageError, match=words):
+        shapes(TWO, **{name: zeros(2, 3 if name.startswith("x") else 4) for name in names})
+
+
+def test_arrays_beside_the_inputs_are_no_groups() -> None:
+    """Where each input has its array, another one with a similar name is not the model's."""
+    assert shapes(TWO, x=zeros(1, 3), z=zeros(1, 4), **{"z/note": zeros(5)}) == [{"x": (1, 3), "z": (1, 4)}]
+
+
 @pytest.mark.parametrize("shape", [(8, 4), (8, 2, 1, 3), (3,), (5, 3)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     """The message has the array's shape and the model's."""

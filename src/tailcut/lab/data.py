@@ -97,6 +97,33 @@ def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bo
     return arrays
 
 
+def groups_of(spec: ModelSpec, data: Mapping[str, np.ndarray], name: str) -> list[str]:
+    """The groups of one input's arrays."""
+    lead = f"{name}/"
+    others = tuple(f"{other}/" for other in spec.input_names if other.startswith(lead))
+    return [array.removeprefix(lead) for array in data if array.startswith(lead) and not f"{array}/".startswith(others)]
+
+
+def arrays_of_group(spec: ModelSpec, data: Mapping[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+    """The arrays of one group, by input; inputs without an array in any group are left out.
+
+    Raises:
+        UsageError: an input has arrays, but none in this group.
+    """
+    arrays = {}
+    for name in spec.input_names:
+        key = f"{name}/{group}"
+        if key in data:
+            arrays[name] = data[key]
+            continue
+        there = [*([name] if name in data else []), *(f"{name}/{other}" for other in groups_of(spec, data, name))]
+        if there:
+            raise UsageError(
+                f"the data file has no array {key!r}: it has {_listed(there)}; a group has one array for each input"
+            )
+    return arrays
+
+
 def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
     """The requests of several groups in one sequence with each group spread evenly over it, up to a limit.
 

@@ -16,9 +16,11 @@ import numpy as np
 from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UnreachableError, UsageError
 from tailcut.lab.data import (
+    arrays_of_group,
     arrays_of_inputs,
     common_length,
     evenly,
+    groups_of,
     has_request_axis,
     joined,
     misfit,
@@ -291,12 +293,7 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
 def _grouped(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bool = True) -> list[list[dict[str, np.ndarray]]]:
     """The one-row requests of each group."""
     return [
-        _requests(
-            spec,
-            {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
-            sys.maxsize,
-            say=say and number == 0,
-        )
+        _requests(spec, arrays_of_group(spec, data, group), sys.maxsize, say=say and number == 0)
         for number, group in enumerate(_groups(spec, data))
     ]
 
@@ -307,10 +304,10 @@ def is_grouped(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> bool:
 
 
 def _groups(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> list[str]:
-    """The groups of the first input's arrays; an input named NAME/OTHER is not a group of NAME."""
-    lead = f"{spec.inputs[0].name}/"
-    others = tuple(f"{name}/" for name in spec.input_names if name.startswith(lead))
-    return [name.removeprefix(lead) for name in data if name.startswith(lead) and not f"{name}/".startswith(others)]
+    """The groups of the inputs' arrays, those of the first first; an input named NAME/OTHER is no group of NAME."""
+    if not groups_of(spec, data, spec.inputs[0].name) and all(name in data for name in spec.input_names):
+        return []  # other arrays are not the model's
+    return list(dict.fromkeys(group for tensor in spec.inputs for group in groups_of(spec, data, tensor.name)))
 
 
 def _requests(
