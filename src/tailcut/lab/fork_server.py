@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tailcut.machine.affinity import pinned
+from tailcut.machine.child_python import python
 
 # What every server imports, and what it imports for the fast path; no engines, because each needs different ones.
 SERVER = (
@@ -109,7 +110,7 @@ class ForkServer:
         with theirs:
             # In a session of its own: Ctrl-C in the terminal must reach only the process that gives orders.
             subprocess.Popen(  # noqa: S603  this interpreter, and a module of ours
-                [sys.executable, "-m", "tailcut.lab.fork_server", str(theirs.fileno()), *modules],
+                python("-m", "tailcut.lab.fork_server", str(theirs.fileno()), *modules),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -182,7 +183,7 @@ def execute(
     """
     with nullcontext() if cpus is None else pinned(cpus):  # the child inherits it
         return subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
-            [sys.executable, "-m", "tailcut", *arguments],
+            python("-m", "tailcut", *arguments),
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=environment,
@@ -314,9 +315,10 @@ def _become(order: Mapping[str, Any], parent: int, stdout: int, stderr: int) -> 
     os.environ.update(order["environment"])
     if order["cpus"] is not None:
         os.sched_setaffinity(0, order["cpus"])
-    sys.path[0] = order["folder"]
+    if not sys.flags.safe_path:
+        sys.path[0] = order["folder"]
     sys.argv = ["tailcut", *order["run"]]
-    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+    sys.orig_argv = python("-m", *sys.argv)
 
 
 def _main() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import OPEN_CONNECTIONS, gather_closed, gather_open
 from tailcut.lab.load import COLUMNS, Gathered, LoadTarget, Payload
+from tailcut.machine.child_python import python
 
 _READY = b"ready\n"
 _LEAD_NS = 20_000_000  # from the start message to the start, so that every process has read it
@@ -105,7 +106,7 @@ def _run(jobs: Sequence[_Job]) -> list[Gathered]:
     with ExitStack() as stack:
         children = []
         for job in jobs:
-            command = [sys.executable, "-m", __name__]
+            command = python("-m", __name__)
             child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own
             stack.callback(_end, child)
             assert child.stdin is not None  # noqa: S101  it has a pipe

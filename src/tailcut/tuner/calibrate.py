@@ -7,7 +7,6 @@ operators that lose the most accuracy. Each engine has a copy of its own: what m
 """
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from tailcut.engines.activations import METHODS, Method
 from tailcut.engines.base import Form
 from tailcut.errors import TailcutError
+from tailcut.machine.child_python import python
 from tailcut.tuner.accuracy import Accuracy, Outputs
 from tailcut.tuner.calibrator import LEVELS, Attempt, Attempted, CalibrationStarted, StartCalibration
 from tailcut.tuner.estimator import pack, read, unpack, write
@@ -176,7 +176,7 @@ class Calibrator:
         self._end = time.monotonic() + seconds
         self._answer_s = _ANSWERING * seconds
         self._attempts = 0
-        command = [sys.executable, "-m", "tailcut.tuner.calibrator"]
+        command = python("-m", "tailcut.tuner.calibrator")
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

@@ -6,7 +6,6 @@ The child is `estimator.py`; which configurations are measured, for how long and
 import math
 import select
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 
 from tailcut.engines import EngineOptions
+from tailcut.machine.child_python import python
 from tailcut.tuner.estimator import (
     Answered,
     Ask,
@@ -108,7 +108,7 @@ class Estimator:
     ) -> None:
         """Start the child, and have it load `model`; `requests` are computed in turn."""
         self.estimate = EngineEstimate(options)
-        command = [sys.executable, "-m", "tailcut.tuner.estimator"]
+        command = python("-m", "tailcut.tuner.estimator")
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

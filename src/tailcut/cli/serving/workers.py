@@ -13,6 +13,7 @@ from tailcut.cli.serving.needs import read_token
 from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import Source, files_of
 from tailcut.cli.streams import print_json
+from tailcut.machine.child_python import python
 
 if TYPE_CHECKING:
     from tailcut.runtime.settings import Settings
@@ -96,7 +97,7 @@ def worker_group(
     from tailcut.server.workers.fleet import RestartPolicy
     from tailcut.server.workers.supervisor import WorkerGroup
 
-    command = [sys.executable, "-m", "tailcut", *sys.argv[1:]]
+    command = python("-m", "tailcut", *sys.argv[1:])
     return WorkerGroup(size, command, models, drain_s, RestartPolicy(limit=max_restarts), secrets)
 
 
