@@ -1,5 +1,6 @@
 """A stage's process: what it imports, what it leaves to the server, and what ends with it."""
 
+import logging
 import signal
 import sys
 import time
@@ -105,3 +106,20 @@ def test_a_crash_is_noticed_although_what_it_started_goes_on(tmp_path, start):
         with pytest.raises(EngineError, match="exit code 7"):
             model.infer_sync(ROW)
         assert time.monotonic() - began < 20
+
+
+FORKS = "child = os.fork(); child and Path(__file__).with_name('pid').write_text(str(child)); "
+
+
+@pytest.mark.parametrize("settings", ["", "threads=True, "])
+@pytest.mark.parametrize("end", ["return x if child else -x", "return x if child else 1 / 0"])
+def test_a_process_that_a_function_forks_answers_nothing(tmp_path, caplog, settings, end):
+    """If it comes back from the call it is ended, and does not write to the memory from which answers are read."""
+    body = stage_of(FORKS + end, settings)
+    with caplog.at_level(logging.ERROR, "tailcut"), Model.open(written(tmp_path, HEAD, body)) as model:
+        for _ in range(5):
+            assert model.infer_sync(ROW)["y"] == [1]
+            pid = int((tmp_path / "pid").read_text())
+            wait_for(lambda pid=pid: not is_running(pid))
+        if not settings:  # a forked server has no thread that writes its log
+            wait_for(lambda: "a process that it forked returned from the call" in caplog.text)

@@ -1,6 +1,7 @@
 """Calls a stage's function for the requests of a batch, and decides what a failed call tells the client."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -120,3 +121,17 @@ def log_fault(stage: Stage, error: BaseException) -> None:
     fault = error.__cause__ if isinstance(error, RefusedInputError) else error
     if not isinstance(fault, TailcutError):
         _log.warning("stage %r raised", stage.name, exc_info=fault)
+
+
+def end_forked(stage: Stage, pid: int) -> None:
+    """End this process if it is one that the function forked, and that came back from the call.
+
+    It shares the memory of results with the process that it was forked from, and would overwrite its answers.
+
+    Args:
+        stage: the stage, for the log.
+        pid: id of the process that made the call.
+    """
+    if os.getpid() != pid:
+        _log.error("stage %r: a process that it forked returned from the call: end it with os._exit", stage.name)
+        os._exit(1)

@@ -18,7 +18,7 @@ from types import FrameType
 import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
-from tailcut.pipelines.calling import Caller, log_fault, plain, refusal
+from tailcut.pipelines.calling import Caller, end_forked, log_fault, plain, refusal
 from tailcut.pipelines.chain import Chain
 from tailcut.pipelines.chain_loading import open_chain
 from tailcut.pipelines.forwarding import LogSender
@@ -85,6 +85,7 @@ def _caller(path: str, index: int, signature: str) -> Caller:
 
 
 def _serve(sock: socket.socket, caller: Caller | Chain, inputs: MappedRegion, results: MappedRegion) -> None:
+    pid = os.getpid()
     while True:
         record = sock.recv(CALL.size, socket.MSG_WAITALL)
         if len(record) < CALL.size:
@@ -95,10 +96,12 @@ def _serve(sock: socket.socket, caller: Caller | Chain, inputs: MappedRegion, re
         progress = _Progress(sock, results)
         try:
             packed = caller.answer(caller.inputs.unpack(data), progress.called)
+            end_forked(caller.stage, pid)
             _check_size(caller.stage, packed)
             packed.write(results.grow(packed.size))
         except BaseException as error:  # noqa: BLE001  whatever it raises, even SystemExit, fails only its requests
             log_fault(caller.stage, error)
+            end_forked(caller.stage, pid)
             _reply(sock, results, *refusal(caller.stage, error))
         else:
             sock.sendall(REPLY.pack(ReplyKind.DONE, packed.size, results.size))

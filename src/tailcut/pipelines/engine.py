@@ -1,5 +1,6 @@
 """A stage as an engine of the runtime: its requests are batched, counted and supervised like a model's."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
 from tailcut.pipelines.beside import BesideWatch, Parts, is_mixing
-from tailcut.pipelines.calling import Caller, kept, log_fault, refusal
+from tailcut.pipelines.calling import Caller, end_forked, kept, log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
 from tailcut.pipelines.process import NotSentError, StageSource
 from tailcut.pipelines.protocol import ReplyKind
@@ -98,11 +99,14 @@ class StageEngine:
             self._pool.close()
 
     def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        pid = os.getpid()
         try:
             results = self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
+            end_forked(self._caller.stage, pid)
             return [kept(arrays) for arrays in results]
         except BaseException as error:  # noqa: BLE001  whatever it raises, even SystemExit, fails only its requests
             log_fault(self._caller.stage, error)
+            end_forked(self._caller.stage, pid)
             kind, message = refusal(self._caller.stage, error)
             fault: TailcutError = InvalidInputError(message) if kind is ReplyKind.INVALID else EngineError(message)
             raise fault from None
