@@ -161,6 +161,7 @@ def test_a_row_without_items_is_an_empty_list(nothing, fill):
         ({"z": X}, "must return y, got z"),
         ([[1], [1, 2], [3]], "got a value that cannot be converted"),
         ((row for row in X), r"output 'y': expected FP32 \[-1, 2\], got generator: return an array or a list"),
+        (np.ma.masked_less(X, 2), r"output 'y': expected FP32 \[-1, 2\], got a masked array: return .filled"),
         ({1.0, 2.0}, "got set: return an array or a list"),
         (map(list, X), "got map: return an array or a list"),
     ],

@@ -185,6 +185,8 @@ def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
 def _as_array(where: str, tensor: TensorSpec, value: Any, dtype: type | None = None) -> np.ndarray:
     """A value as an array; refuses values whose elements numpy does not read, such as generators and sets."""
     array = np.asarray(value, dtype)
+    if isinstance(value, np.ndarray) and np.any(getattr(value, "mask", False)):  # what is masked may be anything
+        raise EngineError(f"{where}: expected {tensor.describe()}, got a masked array: return .filled(VALUE)")
     if array.dtype == object and not array.ndim and not isinstance(value, np.ndarray | str | bytes):
         kind = type(value).__name__
         raise EngineError(f"{where}: expected {tensor.describe()}, got {kind}: return an array or a list")
