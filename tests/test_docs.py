@@ -34,6 +34,12 @@ def test_links_inside_the_repository_lead_somewhere(page: Path):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_rows_of_tables_are_lines(page: Path):
+    """A table that was wrapped like a paragraph is shown as one."""
+    assert re.search(r"\| *\|-{3,}", page.read_text(encoding="utf-8")) is None
+
+
 def test_the_architecture_shows_the_floors_that_are_enforced():
     """The list of floors in docs/architecture.md is import-linter's, top to bottom."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
