@@ -17,6 +17,7 @@ from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.json_wire import json_bytes, not_json
 from tailcut.tuner.pipelines.search import open_pipeline
 from tailcut.tuner.records import TuneRequest
+from tailcut.tuner.servers import sent_in_turn
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
 from tailcut.wire.v2.call import json_body
@@ -102,3 +103,21 @@ def test_what_is_too_long_as_json_is_asked_in_binary(tmp_path: Path, monkeypatch
     assert open_session(wanted, events.append).base.io.wire == "binary"
     words = "a request is 0 MiB as JSON, over the 0 MiB that a server accepts: the baseline is sent binary tensors"
     assert Phase(words) in events
+
+
+def test_the_length_of_bytes_that_json_cannot_represent_is_estimated() -> None:
+    """A pipeline that decodes images is tuned with some of them: their number depends on their length."""
+    images = np.array([bytes(range(256)) * 40, b"\xff" * 10240, b"x" * 10240], object)
+    assert 10240 * 3 <= json_bytes({"image": images}) < 10240 * 10
+    requests = [{"image": images[:1]}] * 3
+    assert sent_in_turn(requests) == requests
+
+
+def test_a_pipeline_whose_inputs_are_not_text_is_opened(tmp_path: Path) -> None:
+    """Its requests are binary."""
+    file = tmp_path / "p.py"
+    file.write_text(PIPELINE.replace('"a": "FP32[4]"', '"a": "BYTES"').replace('"b": "FP32[4]"', '"b": "BYTES"'))
+    wanted = TuneRequest(f"{file}:pipeline", {"a": np.array([b"\x89PNG\xff"] * 9, object)}, budget_s=5.0)
+    session, _ = open_pipeline(wanted, lambda event: None)
+    session.servers.keep()
+    assert session.base.io.wire == "binary"

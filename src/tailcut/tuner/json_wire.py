@@ -48,14 +48,24 @@ def not_json(requests: Sequence[Mapping[str, np.ndarray]]) -> str:
 
 
 def json_bytes(request: Mapping[str, np.ndarray]) -> int:
-    """The approximate length of a request as JSON in bytes, estimated from a sample of its values."""
+    """The approximate length of a request as JSON in bytes, estimated from a sample of its values.
+
+    Bytes that are not UTF-8, which JSON cannot represent, count as the text that they nearly are.
+    """
     random, size_bytes = np.random.default_rng(0), 0.0
     for array in request.values():
         some = array.flat[random.integers(array.size, size=_SAMPLED)] if array.size > _SAMPLED else array
+        some = _as_text(some) if array.dtype.hasobject else some
         around_bytes = len(json_body({"": some.reshape(-1)[:0]}))
         values_bytes = len(json_body({"": some})) - around_bytes
         size_bytes += around_bytes + values_bytes * max(1.0, array.size / _SAMPLED)
     return int(size_bytes)
+
+
+def _as_text(strings: np.ndarray) -> np.ndarray:
+    """Strings as an array of `str`, whatever their bytes."""
+    items = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in strings.reshape(-1)]
+    return np.array(items, object).reshape(strings.shape)
 
 
 def for_clients_of(wanted: TuneRequest, words: str) -> TuneRequest:
