@@ -117,7 +117,7 @@ def test_a_pipeline_whose_inputs_are_not_text_is_opened(tmp_path: Path) -> None:
     """Its requests are binary."""
     file = tmp_path / "p.py"
     file.write_text(PIPELINE.replace('"a": "FP32[4]"', '"a": "BYTES"').replace('"b": "FP32[4]"', '"b": "BYTES"'))
-    wanted = TuneRequest(f"{file}:pipeline", {"a": np.array([b"\x89PNG\xff"] * 9, object)}, budget_s=5.0)
+    wanted = TuneRequest(Path(f"{file}:pipeline"), {"a": np.array([b"\x89PNG\xff"] * 9, object)}, budget_s=5.0)
     session, _ = open_pipeline(wanted, lambda event: None)
     session.servers.keep()
     assert session.base.io.wire == "binary"

@@ -77,3 +77,11 @@ def test_lists_of_strings_are_sent_as_they_are() -> None:
         assert (described.dtype.value, described.shape) == ("BYTES", (2,))
         raw = [value.encode() if isinstance(value, str) else value for value in values]
         assert b"".join(parts) == b"".join(len(item).to_bytes(4, "little") + item for item in raw)
+
+
+def test_bytes_that_are_no_text_are_refused_as_json():
+    """With the name of the input; they can be sent in binary."""
+    inputs = {"image": np.array([b"a", b"\x89PNG"], object)}
+    with pytest.raises(InvalidInputError, match=r"input 'image' has bytes that are not UTF-8.*: send binary"):
+        json_body(inputs)
+    describe(inputs)

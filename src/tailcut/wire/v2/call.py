@@ -111,10 +111,11 @@ def json_body(inputs: Mapping[str, np.ndarray]) -> bytes:
     """A request that is all JSON; numbers are written like Python's, as most clients do.
 
     Raises:
-        InvalidInputError: a dtype has no name in the protocol.
+        InvalidInputError: a dtype has no name in the protocol, or bytes are not UTF-8.
     """
     entries = [
-        _entry(name, _dtype_of(name, array), array.shape) | {"data": _values(array)} for name, array in inputs.items()
+        _entry(name, _dtype_of(name, array), array.shape) | {"data": _values(name, array)}
+        for name, array in inputs.items()
     ]
     return orjson.dumps({"inputs": entries})
 
@@ -148,10 +149,15 @@ def _dtype_of(name: str, array: np.ndarray) -> DType:
         raise InvalidInputError(f"input {shown(name)}: the protocol has no datatype for {array.dtype}") from None
 
 
-def _values(array: np.ndarray) -> list[Any]:
+def _values(name: str, array: np.ndarray) -> list[Any]:
     if array.dtype == DType.BF16.numpy:
         array = array.astype(np.float32)
-    return [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+    try:
+        return [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        raise InvalidInputError(
+            f"input {shown(name)} has bytes that are not UTF-8, which JSON cannot represent: send binary tensors"
+        ) from None
 
 
 def _bytes_of(name: str, array: np.ndarray, dtype: DType) -> bytes | memoryview:
