@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -261,3 +262,31 @@ def test_a_thread_that_keeps_a_server_alive_is_named(tmp_path):
         server.process.send_signal(signal.SIGINT)  # without the time for load balancers
         wait_for(lambda: "still waiting for threads started by a pipeline's file: poller" in server.stderr.read_text())
         assert "INFO stopped" in server.stderr.read_text()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_process_that_a_thread_forks_holds_no_port(tmp_path, workers):
+    """Otherwise no server could be started in place of one that has ended, as long as that process lives."""
+    forks = (
+        "child = os.fork(); child or (time.sleep(60), os._exit(0)); Path(__file__).with_name(f'{child}.pid').touch()"
+    )
+    function = STAGE.replace("@stage(", "@stage(threads=True, ").replace("return x", f"{forks}; return x")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    try:
+        with serving(logs, written(tmp_path, HEAD, function, PIPELINE), "--workers", workers) as server:
+            with server.connect() as wire:
+                assert wire.ask(ROW).status == 200
+            server.process.kill()
+            wait_for(lambda: _is_free(server.port))
+    finally:
+        for file in tmp_path.glob("*.pid"):
+            os.kill(int(file.stem), signal.SIGKILL)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

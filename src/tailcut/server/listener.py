@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Callable
 
+from tailcut import forks
 from tailcut.server.sockets import Listener
 from tailcut.server.state import ServerState
 
@@ -58,7 +59,12 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._backoff = Backoff(state)
+        forks.watch(self)
         state.loop.add_reader(listener.sock.fileno(), self._accept, AT_ONCE)
+
+    def forked(self) -> None:
+        """In a forked child, close the copy of the socket: it would hold the port after the server has ended."""
+        self._listener.sock.close()
 
     def refuse(self) -> None:
         """Refuse new connections."""

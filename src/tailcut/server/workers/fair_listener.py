@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from tailcut import forks
 from tailcut.server.listener import AT_ONCE, REST_S, Backoff, exhausted
 from tailcut.server.state import ServerState
 from tailcut.server.workers.scoreboard import Scoreboard
@@ -43,6 +44,7 @@ class FairAcceptor:
         self._backoff = Backoff(state)
         self._tasks: set[asyncio.Task[object]] = set()
         listener.setblocking(False)
+        forks.watch(self)
         self._watch()
 
     def refuse(self) -> None:
@@ -54,6 +56,11 @@ class FairAcceptor:
             self._open = False
             self._loop.remove_reader(self._listener)
             self._listener.close()
+
+    def forked(self) -> None:
+        """In a forked child, close the copy of the socket: it would hold the port after the server has ended."""
+        if self._open:
+            socket.close(self._listener.detach())  # close() would wait for the loop, which watches the object
 
     def _watch(self) -> None:
         if self._open:
