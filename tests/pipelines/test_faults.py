@@ -180,6 +180,7 @@ def test_a_process_that_finds_another_stage_in_the_file_does_not_serve_it(tmp_pa
         wait_for(lambda: message in caplog.text)
         with pytest.raises(EngineError, match="has no process"):
             model.infer_sync({"x": [1.0]})
+        assert "its file has changed" not in caplog.text
         written(tmp_path, HEAD, STAGE.replace("return x", "return x + 2"), PIPELINE)
         wait_for(lambda: model.entry.steps[0].engine.pids)
         wait_for(lambda: model.stages()["f"]["restarts"])

@@ -138,6 +138,8 @@ class ProcessPool:
         finally:
             with self._lock:
                 self._starting = None
+        if old is not None and self._source.has_changed:
+            _log.warning("stage %r: its file has changed: the new process runs the new version", self._name)
         with self._lock:
             self.restarts += old is not None
             self._fault, self._failures = "", 0
@@ -149,8 +151,6 @@ class ProcessPool:
     def _end(self, old: StageProcess) -> None:
         old.kill()
         _log.warning("stage %r: process %d has exited: starting another", self._name, old.pid)
-        if self._source.has_changed:
-            _log.warning("stage %r: its file has changed: the new process runs the new version", self._name)
 
     def _end_if_closed(self, process: StageProcess) -> None:
         """End a process that was started while the pool was being closed."""
