@@ -62,6 +62,17 @@ def test_a_stage_that_only_its_process_cannot_import(tmp_path):
         Model.open(f"{tmp_path}/p.py:pipeline")
 
 
+def test_a_file_that_opens_its_own_pipeline_says_where_to_do_so(tmp_path):
+    """Each import would open it, which imports it; where it is a program, it opens it."""
+    (tmp_path / "p.py").write_text(
+        f"from tailcut import Model\n{HEAD}{STAGE}pipeline = Pipeline('p', [f])\n"
+        "Model.open(__file__ + ':pipeline').close()\n"
+    )
+    for _ in range(2):  # the first one leaves nothing behind
+        with pytest.raises(UsageError, match=r'p\.py:\d+: it opens its own pipeline .* if __name__ == "__main__":'):
+            Model.open(f"{tmp_path}/p.py:pipeline")
+
+
 def factor_of(path):
     """What its function multiplies by."""
     return load_pipeline(parse_path(path)).steps[0](1.0)

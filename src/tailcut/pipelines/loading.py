@@ -66,6 +66,7 @@ class _Execution:
 
 
 _executions: dict[Path, _Execution] = {}  # the latest of each file
+_executing: set[Path] = set()  # files that are being executed
 
 
 def parse_path(text: str) -> PipelinePath:
@@ -147,6 +148,8 @@ def _has_changed(file: Path, execution: _Execution) -> bool:
 def _execute(file: Path) -> _Execution:
     if not file.is_file():
         raise MissingFileError(f"{file}: no such file")
+    if file in _executing:
+        raise UsageError('it opens its own pipeline while it is imported: write that below if __name__ == "__main__":')
     name = f"{_PREFIX}{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
     loader = _FreshLoader(name, str(file))
     spec = spec_from_loader(name, loader)
@@ -158,6 +161,7 @@ def _execute(file: Path) -> _Execution:
     dropped = _drop_changed(folder)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and typing look a function's module up there
+    _executing.add(file)
     try:
         with redirect_stdout(sys.stderr):  # programs read the command's stdout
             loader.exec_module(module)
@@ -166,6 +170,8 @@ def _execute(file: Path) -> _Execution:
             sys.modules[name] = before
         sys.modules.update(dropped)
         raise UsageError(_one_line(file, error)) from None
+    finally:
+        _executing.discard(file)
     _versions[folder] = {title: _version(module) for title, module in _modules_in(folder).items()}
     return _Execution(module, loader.source)
 
