@@ -306,6 +306,20 @@ def test_options_hold_for_the_models(folder):
         assert (twice.rows.user, twice.rows.batched) == (SETTING_OF["off"], False)
 
 
+@pytest.mark.parametrize(("steps", "spinning"), [("['a.onnx']", True), ("['a.onnx', double, 'b.onnx']", False)])
+def test_fixed_settings_of_models_in_one_pipeline_do_not_spin(tmp_path, steps, spinning):
+    """Their threads would keep the CPUs from each other; a profile's settings stay."""
+    perceptron([4, 4], tmp_path / "a.onnx")
+    perceptron([4, 4], tmp_path / "b.onnx")
+    head = "from tailcut import Pipeline, stage\n\n\n"
+    tensors = "inputs={'y': 'FP32[4]'}, outputs={'x': 'FP32[4]'}, threads=True"
+    double = f"@stage({tensors})\ndef double(y):\n    return 2 * y\n\n\n"
+    (tmp_path / "p.py").write_text(f"{head}{double}pipeline = Pipeline('p', {steps})\n")
+    with Model.open(f"{tmp_path}/p.py:pipeline", auto=False) as model:
+        profiles = [step.model.profile for step in model.entry.steps if step.engine is None]
+        assert {profile.settings.engine.spinning for profile in profiles} == {spinning}
+
+
 def test_the_model_that_a_steps_profile_names_is_trusted(tmp_path, monkeypatch):
     """`trust` is for the models of the pipeline's steps; a PyTorch program is not loaded otherwise."""
     monkeypatch.setenv("TAILCUT_TRUSTED_FILES", "")

@@ -24,6 +24,7 @@ from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Delivery
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.runtime.thread_budget import beside_others
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
@@ -74,9 +75,16 @@ class StepOptions:
             if model.choice is not None:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
         else:
-            model = Model.open(profile, limits=limits)
+            bare = tuned is None and not is_profile(file)
+            model = Model.open(self._beside_others(profile) if bare else profile, limits=limits)
         profile.check_open(model)
         return model
+
+    def _beside_others(self, profile: Profile) -> Profile:
+        """The profile of a bare model; its threads do not spin where it shares the process with other models."""
+        models = 1 if (self.around or surroundings()).alone else 2
+        engine = beside_others(profile.settings.engine, models)
+        return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
 
     def _stored(self, file: Path) -> Profile:
         if not self.accept_model_change or not is_profile(file):
