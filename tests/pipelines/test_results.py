@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tailcut import stage
-from tailcut.errors import EngineError, InvalidInputError, UsageError
-from tailcut.pipelines.calling import Caller, refusal
+from tailcut.errors import EngineError, InvalidInputError, UnreachableError, UsageError
+from tailcut.pipelines.calling import Caller, log_fault, refusal
+from tailcut.pipelines.protocol import ReplyKind
 
 ONE = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]"}}
 TWO = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]", "label": "BYTES"}}
@@ -291,3 +292,19 @@ def test_buffers_in_place_of_bytes_say_what_to_return(kind, form):
             {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "BYTES"}},
             lambda x: form([kind(b"a"), kind(b"b"), kind(b"c")]),
         )
+
+
+@pytest.mark.parametrize("error", [UnreachableError("no server listens"), UsageError("is both"), EngineError("own")])
+def test_another_error_of_ours_is_the_functions_failure(error, caplog):
+    """As of a client that it uses: the log has the stage and a traceback, and what is a ValueError, too, is no 400."""
+
+    def raises(x):
+        raise error
+
+    function = stage(**ONE, name="s")(raises)
+    with pytest.raises(EngineError, match=f"^stage 's' failed: {type(error).__name__}: {error}$") as raised:
+        Caller(function).run([[X]])
+    assert refusal(function, raised.value) == (ReplyKind.FAILED, str(raised.value))
+    log_fault(function, raised.value)
+    assert "stage 's' raised" in caplog.text
+    assert "in raises" in caplog.text

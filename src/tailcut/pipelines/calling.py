@@ -9,7 +9,7 @@ import numpy as np
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.layout import Packed, TensorLayout, Unpacked, rows_of, split_rows
 from tailcut.pipelines.protocol import ReplyKind
-from tailcut.pipelines.results import RefusedInputError, call, call_filled
+from tailcut.pipelines.results import FailedCallError, RefusedInputError, call, call_filled
 from tailcut.pipelines.stage import Stage
 
 _log = logging.getLogger("tailcut")
@@ -117,9 +117,10 @@ def plain(message: object) -> str:
 
 
 def log_fault(stage: Stage, error: BaseException) -> None:
-    """Log the traceback of an exception for the stage's author, unless the stage refused its input on purpose."""
-    fault = error.__cause__ if isinstance(error, RefusedInputError) else error
-    if not isinstance(fault, TailcutError):
+    """Log the traceback of what a function raised, for its author, unless it refused its input on purpose."""
+    by_function = isinstance(error, RefusedInputError | FailedCallError)
+    fault = error.__cause__ if by_function else error
+    if by_function or not isinstance(fault, TailcutError):
         _log.warning("stage %r raised", stage.name, exc_info=fault)
 
 

@@ -18,11 +18,16 @@ class RefusedInputError(InvalidInputError):
     """A stage's function raised a ValueError (the cause), which is taken to mean that the input is invalid."""
 
 
+class FailedCallError(EngineError):
+    """A stage's function raised another of Tailcut's errors (the cause), such as one of a client that it uses."""
+
+
 def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
     """Call a stage's function on the rows of its inputs, and check what it returns.
 
     Raises:
-        RefusedInputError: it raised a ValueError.
+        InvalidInputError: it refused its input; RefusedInputError if it raised a ValueError.
+        FailedCallError: it raised another TailcutError.
         EngineError: its outputs are not as declared; the message names the stage, the output, and both shapes.
     """
     rows = len(inputs[0])
@@ -38,7 +43,7 @@ def call_filled(stage: Stage, inputs: Arrays, counts: Sequence[int]) -> list[lis
         counts: the number of rows of each request.
 
     Raises:
-        RefusedInputError: as `call`.
+        InvalidInputError, FailedCallError: as `call`.
         EngineError: as `call`; or an output with a free dimension is not a list with one array for each row.
     """
     rows = len(inputs[0])
@@ -102,8 +107,10 @@ def _call(stage: Stage, inputs: Arrays) -> Any:
         if stage.by_name:
             return stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
         return stage.function(*inputs)
-    except TailcutError:  # some of which are ValueErrors, too
+    except InvalidInputError:
         raise
+    except TailcutError as error:  # some of which are ValueErrors, too
+        raise FailedCallError(f"stage {stage.name!r} failed: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise RefusedInputError(f"stage {stage.name!r} refused the input: {type(error).__name__}") from error
 
