@@ -53,7 +53,7 @@ def test_a_worker_that_cannot_load_ends_the_start_with_its_code() -> None:
     assert fleet.lost(0, 1.0, 2) == [Action(Do.EXIT, code=2)]
     fleet = Fleet(1, PATIENCE)
     fleet.begin(0.0)
-    assert fleet.lost(0, 1.0, -9) == [Action(Do.EXIT, code=1)]
+    assert fleet.lost(0, 1.0, -9) == [Action(Do.NOT_BEGUN, post=0), Action(Do.EXIT, code=1)]
 
 
 def test_a_second_worker_that_cannot_load_stops_the_first() -> None:
@@ -63,6 +63,15 @@ def test_a_second_worker_that_cannot_load_stops_the_first() -> None:
     fleet.ready(0, 1.0)
     assert fleet.lost(1, 2.0, 2) == [Action(Do.DRAIN, 0)]
     assert fleet.lost(0, 3.0, 0) == [Action(Do.EXIT, code=2)]
+
+
+def test_a_worker_that_is_killed_before_all_serve_is_named() -> None:
+    """It cannot say itself why the fleet ends."""
+    fleet = Fleet(2, PATIENCE)
+    fleet.begin(0.0)
+    fleet.ready(0, 1.0)
+    assert fleet.lost(0, 2.0, -9) == [Action(Do.NOT_BEGUN, post=0), Action(Do.DRAIN, 1)]
+    assert fleet.lost(1, 3.0, 0) == [Action(Do.EXIT, code=1)]
 
 
 def test_a_lost_worker_is_followed_at_once() -> None:

@@ -47,6 +47,7 @@ class Do(Enum):
     ANNOUNCE = auto()  # all posts serve for the first time
     FAIL = auto()  # log that a worker ended, and that another starts after a pause (`seconds`)
     ABANDON = auto()  # a successor did not load: the old workers go on serving, and the renewal ends
+    NOT_BEGUN = auto()  # log that a worker was killed before all posts served, which ends the fleet
     GIVE_UP = auto()  # too many workers ended in a row
     EXIT = auto()  # no worker is left: end with exit code `code`
 
@@ -157,8 +158,9 @@ class Fleet:
             return self._renew_next(now)
         if worker not in {post.serving, post.loading}:
             return []
-        if not self._announced:
-            return self.stop(now, code=code if code > 0 else 1)
+        if not self._announced:  # one that exits with a code has said why
+            told = [Action(Do.NOT_BEGUN, post=post.number)] if code < 0 else []
+            return [*told, *self.stop(now, code=code if code > 0 else 1)]
         event = WorkerEvent.LOADER_LOST if worker == post.loading else WorkerEvent.SERVER_LOST
         actions = _real([self._move(post, event, now)])
         if post.losses >= self.restart_policy.limit:

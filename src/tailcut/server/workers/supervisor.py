@@ -248,6 +248,8 @@ class _Supervisor:
                 if self._group.secrets is not None:
                     self._group.secrets.forget()
                 _log.error("a new worker %d could not start: the old ones keep serving", action.post)
+            case Do.NOT_BEGUN:
+                _log.error("worker %d ended (%s) before all were ready: stopping", action.post, _described(code))
             case Do.GIVE_UP:
                 limit = self._group.restart_policy.limit
                 _log.error("worker %d ended %d times in a row: giving up", action.post, limit)
