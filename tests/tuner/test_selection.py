@@ -458,4 +458,4 @@ def test_without_time_for_a_heat_the_best_by_simulation_wins(
     assert session.outcome.raced == {}
     text = [event.text for event in message if isinstance(event, Phase)]
     kept = "taking the best by simulation" if previous is None else "keeping the settings in use"
-    assert f"no race: a heat takes {40 * len(known)} s, more than is left of the budget: {kept}" in text
+    assert f"no race: a heat takes 80 s, more than is left of the budget: {kept}" in text

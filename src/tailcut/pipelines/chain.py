@@ -4,6 +4,7 @@ What each step computes is the same as if it ran by itself: a stage gets at most
 requests of the same shapes together; so does a model whose rows are independent, and any other whole requests.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from tailcut.engines.base import Engine
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UsageError
 from tailcut.pipelines.beside import BesideWatch
-from tailcut.pipelines.calling import Caller, kept
+from tailcut.pipelines.calling import Caller, end_forked, kept
 from tailcut.pipelines.layout import Packed, Parts, TensorLayout, Unpacked, split_rows
 from tailcut.pipelines.stage import Stage
 from tailcut.runtime.inputs import Arrays, check_inputs
@@ -95,6 +96,7 @@ class StageStep:
         self.stage = stage
         self.spec = stage.spec
         self._caller = Caller(stage)
+        self._pid = os.getpid()
         self._call = self._copied if stage.per_request else BesideWatch(stage.name, self._copied).answers
 
     def run(self, group: Group, arrays: Arrays, called: Called) -> list[Group]:
@@ -113,6 +115,7 @@ class StageStep:
     def _copied(self, parts: Parts) -> Outputs:
         """Call the function with copies, which it may write to, and keep what it returns, which it may overwrite."""
         results = self._caller.run([[array.copy() for array in arrays] for arrays in parts])
+        end_forked(self.stage, self._pid)  # before the next step
         return [kept(arrays) for arrays in results]
 
 
