@@ -3,15 +3,17 @@
     python benchmarks/pipelines.py [--rounds 5] [--peers [PYTHON]] [--seconds 3] [--budget 120s]
 
 The first half runs in this process: one caller on the server's kind of event loop asks pipelines of one and of two
-stages that do nothing, and one whose stage runs on a thread, in turns. Of each: the time of a call, and the CPU of the
-loop's thread. What a stage costs is the difference between two stages and one; its limits stand beside it, and so does
-the round trip between two processes that do nothing, which no stage in a process can be faster than.
+stages that do nothing, of one whose stage runs on a thread, and of two in one process, in turns. Of each: the time of a
+call, and the CPU of the loop's thread. What a stage costs is the difference between two stages and one; its limits
+stand beside it, and so does the round trip between two processes that do nothing, which no stage in a process of its
+own can be faster than.
 
 The second half, with --peers, starts the servers one after the other in each round. PYTHON is an interpreter of an
 environment with Tailcut, tokenizers, onnx, litserve, bentoml and mosec; left out, one is made in build/peers/embedding.
 The functions are those of examples/pipelines: the peers call them in one worker process, Tailcut has the tokenizer in
-one process and the rest on threads. Tailcut stands there three times: as the pipeline is written, with the profile that
-`tailcut tune` writes for it first, in --budget, and with all functions in one stage, as the peers have them.
+one process and the rest on threads. Tailcut stands there four times: as the pipeline is written, with the profile that
+`tailcut tune` writes for it first, in --budget, with all steps in one process, and with all functions in one stage, as
+the peers have them.
 """
 
 import argparse
@@ -62,6 +64,7 @@ def empty(name, takes, gives, **settings):
 one = Pipeline("one", [empty("a", "x", "y")])
 two = Pipeline("two", [empty("a", "x", "y"), empty("b", "y", "z")])
 thread = Pipeline("thread", [empty("a", "x", "y", threads=True)])
+shared = Pipeline("shared", [empty("a", "x", "y"), empty("b", "y", "z")], processes=1)
 """
 
 
@@ -109,7 +112,7 @@ def stages(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "empty.py"
         file.write_text(EMPTY)
-        names = ("one", "two", "thread")
+        names = ("one", "two", "thread", "shared")
         models = {name: Model.open(f"{file}:{name}") for name in names}
         result: dict[str, list[np.ndarray]] = {name: [] for name in names}
         trips = []
@@ -123,10 +126,11 @@ def stages(rounds: int) -> None:
         p50, cpu, p99 = (np.median([value[at] for value in values]) for at in ((0, 0), (0, 1), (1, 0)))
         print(f"{name:8} p50 {p50:7.1f} us   p99 {p99:8.1f} us   CPU of the loop {cpu:6.1f} us (median of rounds)")
     print(f"a round trip to a process that does nothing: {np.median(trips):.1f} us; a stage also wakes its thread")
-    more = np.median([b[0] - a[0] for a, b in zip(result["one"], result["two"], strict=True)], axis=0)
-    for what, value, limit in (("p50", more[0], LIMIT_P50_US), ("CPU of the loop", more[1], LIMIT_LOOP_US)):
-        kept = "kept" if value <= limit else "over"
-        print(f"a stage: {what} {value:.1f} us, limit {limit} us: {kept}")
+    for name, title in (("two", "a stage"), ("shared", "a stage in the process of another")):
+        more = np.median([b[0] - a[0] for a, b in zip(result["one"], result[name], strict=True)], axis=0)
+        for what, value, limit in (("p50", more[0], LIMIT_P50_US), ("CPU of the loop", more[1], LIMIT_LOOP_US)):
+            kept = "kept" if value <= limit else "over"
+            print(f"{title}: {what} {value:.1f} us, limit {limit} us: {kept}")
 
 
 def servers(python: str, folder: Path) -> list[Server]:
@@ -140,10 +144,12 @@ def servers(python: str, folder: Path) -> list[Server]:
     bento = [str(tools / "bentoml"), "serve", "embedding_bentoml:Embedding", "--working-dir", str(PEERS)]
     content_type = f"application/octet-stream\r\n{size}"
     tuned = [python, "-m", "tailcut", "serve", f"{folder}/embed.profile.toml", "--port", str(PORT)]
+    together = [python, "-m", "tailcut", "serve", f"{PEERS}/embedding_together.py:pipeline", "--port", str(PORT)]
     one_stage = [python, "-m", "tailcut", "serve", f"{PEERS}/embedding_stage.py:pipeline", "--port", str(PORT)]
     return [
         Server("tailcut", serve, "/v2/models/embed/infer", body, content_type),
         Server("tailcut, tuned", tuned, "/v2/models/embed/infer", body, content_type),
+        Server("tailcut, one process", together, "/v2/models/embed/infer", body, content_type),
         Server("tailcut, one stage", one_stage, "/v2/models/embed/infer", body, content_type),
         Server("litserve", [python, str(PEERS / "embedding_litserve.py")], "/infer", text),
         Server(

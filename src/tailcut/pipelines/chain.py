@@ -48,6 +48,8 @@ class Group:
 
     def with_tensors(self, names: Sequence[str], outputs: Outputs) -> "list[Group]":
         """The group with another step's outputs for each request; several groups if their shapes differ."""
+        if len(outputs) == 1:
+            return [Group(self.numbers, self.counts, self.tensors | dict(zip(names, outputs[0], strict=True)))]
         shapes: dict[object, list[int]] = {}
         for index, arrays in enumerate(outputs):
             shapes.setdefault(tuple([array.shape[1:] for array in arrays]), []).append(index)
@@ -95,22 +97,27 @@ class StageStep:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.spec = stage.spec
+        self._whole = stage.whole_requests
+        self._most = 1 if stage.per_request else stage.max_batch_size
         self._caller = Caller(stage)
         self._pid = os.getpid()
         self._call = self._copied if stage.per_request else BesideWatch(stage.name, self._copied).answers
 
     def run(self, group: Group, arrays: Arrays, called: Called) -> list[Group]:
         """As `ChainStep.run`: calls of at most `max_batch_size` rows or whole requests."""
-        stage, inputs = self.stage, list(arrays.values())
+        inputs, names = list(arrays.values()), self.spec.output_names
         parts = [inputs] if len(group.numbers) == 1 else split_rows(inputs, group.counts)
-        most = 1 if stage.per_request else stage.max_batch_size
+        if len(parts) == 1 and (self._whole or len(inputs[0]) <= self._most):  # most often
+            outputs = self._call(parts)
+            called()
+            return group.with_tensors(names, outputs)
         pieces: list[Outputs] = [[] for _ in parts]
-        for indices, call in _whole_calls(parts, most) if stage.whole_requests else _calls(parts, most):
+        for indices, call in (_whole_calls if self._whole else _calls)(parts, self._most):
             for index, results in zip(indices, self._call(call), strict=True):
                 pieces[index].append(results)
             called()
         outputs = [own[0] if len(own) == 1 else list(map(np.concatenate, zip(*own, strict=True))) for own in pieces]
-        return group.with_tensors(self.spec.output_names, outputs)
+        return group.with_tensors(names, outputs)
 
     def _copied(self, parts: Parts) -> Outputs:
         """Call the function with copies, which it may write to, and keep what it returns, which it may overwrite."""
