@@ -44,6 +44,7 @@ from tailcut.tuner.pipelines.space import (
     stage_ways,
     steps_of,
     thrifty,
+    together,
     with_step_of,
 )
 from tailcut.tuner.pipelines.ways import Around, Way
@@ -91,6 +92,7 @@ class PipelineSpace:
         ]
         self._cpus = session.wanted.constraints.cpus_of(usable_cpus())
         self._alone_us: dict[str, float] = {}
+        self._best: Settings | None = None  # by estimate
 
     @property
     def size(self) -> SearchSize:
@@ -104,8 +106,9 @@ class PipelineSpace:
 
     @property
     def anyway(self) -> list[Settings]:
-        """The pipeline as written: it always races, because an estimate is no reason to drop it."""
-        return [self._session.with_wire(self._session.plain_wire)]
+        """The pipeline as written, and all steps in one process: no estimate is a reason to drop them."""
+        written = self._session.with_wire(self._session.plain_wire)
+        return [written, *list(together(self._best or written, self._cpus))[:1]] if len(self._steps) > 1 else [written]
 
     def predicted(self) -> list[PredictedConfiguration]:
         """Every allowed configuration, with what is expected of it.
@@ -122,6 +125,7 @@ class PipelineSpace:
         objective = session.outcome.objective
         around = Around(float(self._cpus), hand_over_ns, objective.limit_ms, objective.rate)
         predicted = list(configurations(session.with_wire(session.plain_wire), ways, around))
+        self._best = max(predicted, key=objective.rank).settings if predicted else None
         session.tell(Phase(f"estimated {len(predicted):,} configurations"))
         session.tell(Estimated(len(predicted)))
         return session.allowed(predicted)

@@ -126,21 +126,25 @@ def with_processes(settings: Settings, processes: int) -> Settings:
     return msgspec.structs.replace(settings, pipeline=msgspec.structs.replace(own, processes=processes))
 
 
-def _together(winner: Settings, cpus: int) -> Iterator[Settings]:
-    """Yield all steps in one process, and in one for each CPU; the engines of a process get its share of the CPUs."""
+def together(winner: Settings, cpus: int) -> Iterator[Settings]:
+    """Yield all steps in one process, and in one for each CPU, whose engines get its share of the CPUs at most.
+
+    The number of processes of each stage, their CPUs and its delay have no effect there.
+    """
     own = winner.pipeline or PipelineSettings()
     if any(model.engine is not None and model.engine.device != "cpu" for model in own.models):
         return
+    stages = tuple(msgspec.structs.replace(stage, workers=1, cpus=(), max_queue_delay_us=0) for stage in own.stages)
     for count in dict.fromkeys([1, cpus]):
-        models = tuple(_with_threads(model, max(1, cpus // count)) for model in own.models)
-        pipeline = msgspec.structs.replace(own, models=models, processes=count)
+        models = tuple(_within(model, max(1, cpus // count)) for model in own.models)
+        pipeline = msgspec.structs.replace(own, stages=stages, models=models, processes=count)
         yield msgspec.structs.replace(winner, pipeline=pipeline)
 
 
-def _with_threads(model: StepModelSettings, threads: int) -> StepModelSettings:
+def _within(model: StepModelSettings, cpus: int) -> StepModelSettings:
     if model.engine is None:
         return model
-    engine = msgspec.structs.replace(model.engine, threads=threads, instances=1)
+    engine = msgspec.structs.replace(model.engine, threads=min(model.engine.threads or cpus, cpus), instances=1)
     return msgspec.structs.replace(model, engine=engine)
 
 
@@ -165,8 +169,9 @@ def refinements(
     """
     pipeline = winner.pipeline or PipelineSettings()
     if pipeline.processes:
-        return [with_processes(winner, count) for count in (0, 1, usable) if count != pipeline.processes]
-    result = list(_together(winner, usable)) if len(steps_of(winner)) > 1 else []
+        others = [*together(winner, usable), with_processes(winner, 0)]
+        return [item for item in others if item.pipeline and item.pipeline.processes != pipeline.processes]
+    result = list(together(winner, usable)) if len(steps_of(winner)) > 1 else []
     for own, stage in zip(pipeline.stages, stages, strict=True):
         delay_us = round(_DELAY * alone_us[own.name])
         if own.max_batch_size > 1 and delay_us >= _LEAST_DELAY_US and not own.max_queue_delay_us:
