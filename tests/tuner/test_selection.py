@@ -23,7 +23,7 @@ from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event, Phase
-from tailcut.tuner.finalists import PredictedConfiguration
+from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.heats import Heats, HeatScores
 from tailcut.tuner.model_space import ModelSpace
@@ -272,13 +272,23 @@ class Changes:
         self._thrifty, self._refined = thrifty, refined
 
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
-        return []
+        return kinds_of(settings)
 
     def thrifty(self, winner: Settings) -> list[Settings]:
         return [self._thrifty]
 
     def refinements(self, winner: Settings) -> list[Settings]:
         return [] if winner == self._refined else [self._refined]
+
+
+def test_what_races_in_any_case_comes_before_all_but_the_best(tmp_path: Path) -> None:
+    """If there is no time for all finalists, the last are left out."""
+    session, _ = opened(TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=500.0, budget_s=60.0))
+    best, second, written = (changed(BASELINE, engine={"threads": threads}) for threads in (1, 2, 3))
+    space = Changes(best, best)
+    space.anyway = [written]
+    predicted = [PredictedConfiguration(item, rate, 1.0, 10.0, 0) for item, rate in ((second, 900.0), (best, 1000.0))]
+    assert Selection(session, space).chosen(predicted) == [best, written, second]
 
 
 @pytest.mark.parametrize(("gain", "stays"), [(1.04, True), (1.08, False)])

@@ -67,7 +67,8 @@ class Selection:
         settings = [prediction.settings for prediction in chosen]
         previous = session.wanted.previous_settings
         in_use = [] if previous is None or previous in session.refused else [previous]
-        settings = list(dict.fromkeys([*settings, *self._space.anyway, *in_use]))
+        # If there is no time for all, the last are left out.
+        settings = list(dict.fromkeys([*settings[:1], *self._space.anyway, *settings[1:], *in_use]))
         load = session.racing.load = load_for(
             objective, self._best_rate(chosen), session.outcome.capacity, session.plan.block_s
         )
