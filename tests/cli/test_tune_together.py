@@ -112,7 +112,7 @@ def test_the_server_warns_of_other_neighbours(tuned: tuple[dict, str], folder: P
         server.stop()
         lines = [line for line in server.stderr.read_text().splitlines() if "measured together" in line]
     assert len(lines) == 1
-    assert "small: measured together with wide, but served without wide: tune" in lines[0]
+    assert "small: measured together with wide, but served without wide: retune" in lines[0]
 
 
 @pytest.mark.slow
