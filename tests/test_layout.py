@@ -85,8 +85,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "pipelines/test_serving": (
         "pipelines/calling",
         "pipelines/engine",
-        "pipelines/entry",
-        "pipelines/flow",
         "pipelines/model",
         "pipelines/pool",
         "pipelines/process",

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from tailcut.runtime.request import Request
 from tailcut.runtime.tracing.timeline import FIELDS, StepTrace, Timeline
 from tailcut.server.stage_times import AnswerTimes
 
@@ -9,8 +10,9 @@ STEP = StepTrace("embed", 1, 2, 3, 4, 5, 6)
 
 
 def times() -> AnswerTimes:
-    request = SimpleNamespace(ready_ns=20)
-    batch = SimpleNamespace(formed_ns=30, began_ns=40, ended_ns=50, rows=7, requests=3, steps=(STEP,))
+    request = Request(None, None, 2, ready_ns=20)
+    steps = {request: (STEP,)}
+    batch = SimpleNamespace(formed_ns=30, began_ns=40, ended_ns=50, rows=7, requests=3, steps=steps)
     return AnswerTimes.of(request, batch, 10, 60, 70, 2, 100)
 
 

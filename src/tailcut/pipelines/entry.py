@@ -13,7 +13,6 @@ from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.model import as_neighbour
 from tailcut.runtime.opening.warmup import WarmUp
-from tailcut.runtime.oversized import without_pauses
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
@@ -37,6 +36,7 @@ class PipelineEntry:
         self.spec = spec
         self.one_batch = one_batch
         self.steps = tuple(steps)
+        self.has_rows_counted = _counts_rows(spec, steps[0])
         self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.entry.queue_rows
         self.queue_setting = steps[0].model.entry.queue_setting
@@ -55,7 +55,12 @@ class PipelineEntry:
             QueueFullError: the queue is full, or the deadline cannot be met.
             ReleasedError: the pipeline was closed, or opened before this process was forked.
         """
-        without_pauses(self._start(arrays, request, in_steps=False))
+        flow = self._flow(arrays, request)
+        try:
+            flow.begin()
+        except BaseException as error:
+            self._abandoned(request, error)
+            raise
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
         """As `start`, yielding between parts of large arrays that are copied into a model's rows.
@@ -63,23 +68,26 @@ class PipelineEntry:
         Raises:
             TailcutError: as in `start`.
         """
-        return self._start(arrays, request, in_steps=True)
+        flow = self._flow(arrays, request)
+        try:
+            yield from flow.begin_in_steps()
+        except BaseException as error:
+            self._abandoned(request, error)
+            raise
 
-    def _start(self, arrays: Arrays, request: Request, *, in_steps: bool) -> Generator[None, None, None]:
+    def _flow(self, arrays: Arrays, request: Request) -> Flow:
         if self.gone:
             raise ReleasedError(self.gone)
-        flow = Flow(self, arrays, request)
+        flow = self._flows[request] = Flow(self, arrays, request)
         self._statistics.began()
-        self._flows[request] = flow
-        try:
-            yield from flow.begin(in_steps=in_steps)
-        except BaseException as error:  # the request is abandoned
-            if self._flows.pop(request, None) is not None:
-                if isinstance(error, TailcutError):
-                    self._statistics.refused(error)
-                else:
-                    self._statistics.cancelled()
-            raise
+        return flow
+
+    def _abandoned(self, request: Request, error: BaseException) -> None:
+        if self._flows.pop(request, None) is not None:
+            if isinstance(error, TailcutError):
+                self._statistics.refused(error)
+            else:
+                self._statistics.cancelled()
 
     def notify(self, until_ns: int = 0) -> bool:
         """Wake the first step for the requests that wait there."""
@@ -122,16 +130,15 @@ class PipelineEntry:
         """How long the first step will take for the requests in its queue."""
         return self.steps[0].model.entry.waiting_ns()
 
-    def ended(self, flow: Flow, error: TailcutError | None) -> None:
-        """Count a request that was answered, or that failed with this error."""
-        if self._flows.pop(flow.request, None) is None:
-            return
-        if error is None:
-            late = 0 < flow.request.deadline_ns < flow.passed[-1].ended_ns
-            self._statistics.answered(flow.request.count, flow.times, late=late)
-        else:
+    def answered(self, flows: Sequence[Flow]) -> None:
+        """Count requests that were answered."""
+        self._statistics.answered([flow for flow in flows if self._flows.pop(flow.request, None) is not None])
+
+    def failed(self, flow: Flow, error: TailcutError) -> None:
+        """Count a request that failed with this error."""
+        if self._flows.pop(flow.request, None) is not None:
             took_ns = time.monotonic_ns() - flow.request.ready_ns
-            self._statistics.ended(error, took_ns, computed=flow.computed)
+            self._statistics.failed(error, took_ns, computed=flow.computed)
 
     def delivered(self, batch: Batch) -> None:
         """Do nothing: an answer that has been delivered holds no rows."""
@@ -217,3 +224,10 @@ class PipelineEntry:
             )
             for index, step in enumerate(self.steps)
         ]
+
+
+def _counts_rows(spec: ModelSpec, first: OpenStep) -> bool:
+    """Whether the number of rows of a checked request is that of the first step's inputs."""
+    alike = set(spec.input_names) == {called for _, called in first.inputs}
+    batched = spec.batched and not spec.separate_axes and first.model.spec.batched
+    return alike and batched and not first.any_rows

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from tailcut.errors import (
     TailcutError,
     TooLargeError,
 )
+from tailcut.pipelines.flow import Flow
+from tailcut.runtime.tracing.timeline import StepTrace
 
 _KEPT = 4096  # newest requests whose times are kept
 
@@ -22,8 +26,8 @@ class PipelineStatistics:
 
     def __init__(self, steps: int) -> None:
         self._lock = threading.Lock()
-        self._times = np.zeros((_KEPT, steps, 2), np.int64)
-        self._recorded = 0
+        self._steps = steps
+        self._passed: deque[list[StepTrace]] = deque(maxlen=_KEPT)
         self.refusal = ""  # why the newest refused request was refused
         self.flowing = 0  # requests in flight
         self.counts: dict[str, int | float] = dict.fromkeys(
@@ -66,7 +70,7 @@ class PipelineStatistics:
             self.flowing -= 1
             self.counts["cancelled"] += 1
 
-    def ended(self, error: TailcutError, took_ns: int, *, computed: bool) -> None:
+    def failed(self, error: TailcutError, took_ns: int, *, computed: bool) -> None:
         """Count a request that a step refused, dropped or failed to compute.
 
         Args:
@@ -84,31 +88,29 @@ class PipelineStatistics:
                 self.counts["failed"] += 1
                 self.counts["failed_ns"] += took_ns
 
-    def answered(self, rows: int, times: list[tuple[int, int]], *, late: bool) -> None:
-        """Count an answered request.
-
-        Args:
-            rows: its number of rows.
-            times: for each step, the nanoseconds in its queue and those computing.
-            late: whether it was answered after its deadline.
-        """
+    def answered(self, flows: Sequence[Flow]) -> None:
+        """Count answered requests, with the times that each spent in each step."""
         with self._lock:
-            self.flowing -= 1
+            self.flowing -= len(flows)
             counts = self.counts
-            counts["requests"] += 1
-            counts["rows"] += rows
-            counts["late"] += late
+            counts["requests"] += len(flows)
             counts["last_ms"] = time.time_ns() // 1_000_000
-            for queued, computed in times:
-                counts["queue_ns"] += queued
-                counts["served_ns"] += computed
-            self._times[self._recorded % _KEPT] = times
-            self._recorded += 1
+            for flow in flows:
+                request, passed = flow.request, flow.passed
+                counts["rows"] += request.count
+                counts["late"] += 0 < request.deadline_ns < passed[-1].ended_ns
+                for step in passed:
+                    counts["queue_ns"] += step.began_ns - step.ready_ns
+                    counts["served_ns"] += step.ended_ns - step.began_ns
+                self._passed.append(passed)
 
     def times(self) -> np.ndarray:
         """Nanoseconds of the newest requests in each step's queue, and computing: int64 [requests, steps, 2]."""
         with self._lock:
-            return self._times[: min(self._recorded, _KEPT)].copy()
+            newest = list(self._passed)
+        moments = np.array([[step[1:5] for step in passed] for passed in newest], np.int64)
+        ready, _, began, ended = np.moveaxis(moments.reshape(len(newest), self._steps, 4), 2, 0)
+        return np.stack([began - ready, ended - began], axis=2)
 
     def copy(self) -> dict[str, int | float]:
         """A copy of the totals."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
@@ -29,6 +30,13 @@ from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
 _LENT_S = 40.0  # how long a call may wait for a process, on top of its own time
+
+
+class FlowDelivery(Delivery, Protocol):
+    """Passes a step's answers on."""
+
+    def answer(self, flow: Any) -> None:
+        """Have a request answered that the last step has computed: a `Flow`, which knows its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +116,28 @@ class OpenStep:
         input_names, output_names: names in the pipeline of the model's tensors, for those that are renamed.
         models: profiles of the models that its processes run, where it stands for all steps of a pipeline.
         any_rows: whether the arrays of a request may differ in their number of rows, or have none.
+        inputs: each input's name in the model, and in the pipeline.
+        outputs: each output's name in the pipeline.
     """
 
     model: Model
     engine: StageEngine | None
     whole_requests: bool
-    delivery: Delivery
+    delivery: FlowDelivery
     outline: PipelineStep
     input_names: Mapping[str, str] = field(default_factory=dict)
     output_names: Mapping[str, str] = field(default_factory=dict)
     models: tuple[Profile, ...] = ()
     any_rows: bool = False
+    inputs: tuple[tuple[str, str], ...] = field(init=False)
+    outputs: tuple[str, ...] = field(init=False)
 
-    def input_called(self, name: str) -> str:
-        """The name in the pipeline of an input of the model."""
-        return self.input_names.get(name, name)
-
-    def output_called(self, name: str) -> str:
-        """The name in the pipeline of an output of the model."""
-        return self.output_names.get(name, name)
+    def __post_init__(self) -> None:
+        """Look up the names once instead of for each request."""
+        spec = self.model.spec
+        inputs = tuple((name, self.input_names.get(name, name)) for name in spec.input_names)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "outputs", tuple(self.output_names.get(name, name) for name in spec.output_names))
 
     @property
     def name(self) -> str:

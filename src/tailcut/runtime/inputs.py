@@ -33,6 +33,19 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arra
     return arrays, _rows(spec, arrays)
 
 
+def take_inputs(spec: ModelSpec, inputs: Arrays) -> tuple[Arrays, int]:
+    """As `check_inputs`, for arrays that have passed the protocol's checks against this spec.
+
+    Raises:
+        InvalidInputError: strings are not UTF-8, or numbers of rows differ.
+    """
+    arrays = {
+        tensor.name: inputs[tensor.name] if tensor.dtype is not DType.BYTES else _as_text(tensor, inputs[tensor.name])
+        for tensor in spec.inputs
+    }
+    return arrays, _rows(spec, arrays)
+
+
 def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
     if type(inputs) is not dict and not hasattr(inputs, "keys"):  # such as a str or a list that contains the name
         raise InputTypeError(f"inputs are arrays by name, as in {{'x': array}}, got {type(inputs).__name__}")
@@ -66,11 +79,13 @@ def row_count(arrays: Arrays) -> int:
     Raises:
         InvalidInputError: the inputs differ in it, or have no rows.
     """
-    counts: dict[str, int] = {name: array.shape[0] for name, array in arrays.items()}
-    rows = next(iter(counts.values()))
-    if len(counts) > 1 and any(count != rows for count in counts.values()):
-        raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
-    _check_any(next(iter(counts)), rows)
+    name, first = next(iter(arrays.items()))
+    rows = len(first)
+    if len(arrays) > 1:
+        counts = {name: len(array) for name, array in arrays.items()}
+        if any(count != rows for count in counts.values()):
+            raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
+    _check_any(name, rows)
     return rows
 
 

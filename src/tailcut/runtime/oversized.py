@@ -43,24 +43,15 @@ class RowRange:
     arrays: Arrays
 
 
-class Part(Request):
-    """A part of a request, queued as a request that is not counted; the whole is counted when it ends.
+class Part(Request, eq=False):
+    """A part of a request, queued as a request that is not counted; the whole is counted when it ends."""
 
-    Args:
-        collector: collects the answers to the parts.
-        whole: the request that it is a part of.
-        rows: the number of rows in the part.
-    """
-
-    __slots__ = ("_whole",)
-
-    def __init__(self, collector: "PartCollector", whole: Request, rows: int) -> None:
-        super().__init__(collector, whole.delivery, rows, whole.deadline_ns, whole.priority, requests=0)
-        self._whole = whole
+    whole: Request | None = None
 
     def lost(self) -> tuple[int, int]:
         """As `Request.lost`: the whole is counted as lost with the first part that is."""
-        whole = self._whole
+        whole = self.whole
+        assert whole is not None  # noqa: S101  every part has one
         requests, whole.requests = whole.requests, 0
         return requests, whole.ready_ns
 
@@ -88,7 +79,8 @@ class PartCollector:
 
     def request(self, piece: RowRange) -> Request:
         """Make the request for one part, which is not queued yet."""
-        return Part(self, self._whole, piece.rows)
+        whole = self._whole
+        return Part(self, whole.delivery, piece.rows, whole.deadline_ns, whole.priority, requests=0, whole=whole)
 
     def submit(self, lease: Lease, part: Request, start: int) -> None:
         """Queue a part whose first row has the index `start` in the whole."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.entry import ServedEntry
-from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
+from tailcut.runtime.inputs import check_inputs_in_steps, take_inputs
 from tailcut.runtime.request import NO_LEASE, Batch, Request
 from tailcut.server.faults import known
 from tailcut.server.gathering import PassGroup
@@ -135,7 +135,7 @@ class Exchange:
 
         Args:
             served: the model that it is for.
-            request: the request as read.
+            request: the request, as read for the present version of this model.
             schedule: from outside the request (headers); the request's own parameters override it.
             left_ns: how long its client will still wait, in nanoseconds; 0: no limit.
 
@@ -152,7 +152,7 @@ class Exchange:
         if 0 < rows <= entry.max_batch_size:
             self.submit_bodies(served, rows, (array.reshape(-1).view(np.uint8).data,), schedule, deadline_ns)
         else:
-            arrays, rows = check_inputs(model.spec, inputs)
+            arrays, rows = take_inputs(model.spec, inputs)
             self.submit_arrays(served, arrays, rows, schedule, deadline_ns)
         self.request = request
         return rows

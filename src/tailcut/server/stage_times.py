@@ -42,7 +42,7 @@ class AnswerTimes(msgspec.Struct, gc=False):
             batch.rows,
             batch.requests,
             length,
-            batch.steps,
+            batch.steps.get(request, ()),
         )
 
     def record(self, served: ServedModel, written_ns: int) -> None:

@@ -134,10 +134,10 @@ def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]
     for request in requests:
         tensors = dict(request)
         for given, step in zip(inputs, model.entry.steps, strict=True):
-            given.append({name: tensors[step.input_called(name)] for name in step.model.spec.input_names})
+            given.append({name: tensors[called] for name, called in step.inputs})
             # The model of a stage would split a request whose rows belong together.
             answer = step.model.infer_sync(given[-1]) if step.engine is None else step.engine.run(given[-1])
-            tensors |= {step.output_called(name): array for name, array in answer.items()}
+            tensors |= zip(step.outputs, (answer[name] for name in step.model.spec.output_names), strict=True)
     return inputs
 
 
