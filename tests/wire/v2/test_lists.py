@@ -1,5 +1,6 @@
 """JSON requests whose lists are read apart from what stands around them."""
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -173,3 +174,57 @@ def test_what_is_no_float32_is_refused(element: str) -> None:
         errors.append(str(refusal.value))
         parse_request(ONE, (text % "2").encode(), None)
     assert errors[0] == errors[1]
+
+
+TEXT = ModelSpec("m", (TensorSpec("t", DType.BYTES, (None,)), TensorSpec("n", DType.INT32, (None,))), (Y,))
+TEXTS = (
+    '{"inputs":[{"name":"t","datatype":"BYTES","shape":[2],"data":%s},'
+    '{"name":"n","datatype":"INT32","shape":[2],"data":[1,2]}]}'
+)
+SIGNS = ['"', "\\", '\\"', "]", '"]', '["a"]', '","', "}", '"data":["x"]', "\\u0041"]
+AWKWARD = [*SIGNS, "\u00e9\U0001f600", "\n\t\x7f", "", "a" * 5000]
+
+
+@pytest.mark.parametrize("gap", ["", " ", "\n\t\r "])
+def test_strings_are_read_like_numbers(gap: str) -> None:
+    """Strings with whatever JSON has as signs are read as they were written, and what stands around them is kept."""
+    for string in AWKWARD:
+        for escape in (False, True):
+            quoted = [json.dumps(text, ensure_ascii=escape) for text in (string, "b")]
+            data = f"[{gap}{quoted[0]}{gap},{gap}{quoted[1]}{gap}]"
+            got = parse_request(TEXT, (TEXTS % data).encode(), None)
+            assert got.inputs["t"].tolist() == [string.encode(), b"b"]
+            assert got.inputs["n"].tolist() == [1, 2]
+    assert len(v2_request._list_plans) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (r'["\q","b"]', "not valid JSON"),
+        ('["a\n","b"]', "not valid JSON"),
+        (r'["\ud800","b"]', "not valid JSON"),
+        ('["a","b"', "not valid JSON"),
+        ('["a","b",]', "not valid JSON"),
+        ('["a"]', "expected 2 elements"),
+        ('["a",2]', "got an integer"),
+        ('["a",["b"]]', "got a list"),
+        ("[1,2]", "got an integer"),
+        ("[]", "expected 2 elements"),
+    ],
+)
+def test_what_is_no_list_of_strings_is_refused(data: str, message: str) -> None:
+    """With the message for the whole text, the first time and when what stands around is known."""
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match=message):
+            parse_request(TEXT, (TEXTS % data).encode(), None)
+        parse_request(TEXT, (TEXTS % '["a","b"]').encode(), None)
+
+
+def test_strings_take_the_time_of_their_bytes() -> None:
+    """No text makes the search for the end of a list go back."""
+    for data in ('["' + "\\\\" * 100_000, "[" + '"a",' * 100_000, '["' + "a" * 400_000):
+        began = time.perf_counter()
+        with pytest.raises(InvalidInputError):
+            parse_request(TEXT, (TEXTS % data).encode(), None)
+        assert time.perf_counter() - began < 1

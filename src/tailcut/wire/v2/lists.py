@@ -27,6 +27,8 @@ COMPILED = frozenset({DType.FP32, DType.FP64})  # the dtypes of lists that compi
 _LISTS = 16  # in one request, at most
 _KEY = b'"data"'
 _LIST = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+\[")  # behind a key
+_STRING = rb'[ \t\r\n]*+"(?:[^"\\]++|\\.)*+"[ \t\r\n]*+'
+_STRINGS = re.compile(rb"\[%b(?:,%b)*+\]" % (_STRING, _STRING), re.DOTALL)
 Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
 _reader: Reader | None = None
 
@@ -82,10 +84,8 @@ def take_lists(text: bytes) -> tuple[bytes, list[ListSpan]] | None:
         if len(spans) == _LISTS:
             return None
         start = result.end() - 1
-        stop = text.find(b"}", start)
-        quote = text.find(b'"', start, stop)  # lists of numbers have no quotes
-        end = text.rfind(b"]", start, stop if quote < 0 else quote) + 1
-        if stop < 0 or not end:
+        end = _end(text, start)
+        if not end:
             return None
         parts += (text[at:start], b'"%b%d"' % (MARK.encode(), len(spans)))
         spans.append(ListSpan(start, end))
@@ -94,6 +94,16 @@ def take_lists(text: bytes) -> tuple[bytes, list[ListSpan]] | None:
         return None
     parts.append(text[at:])
     return b"".join(parts), spans
+
+
+def _end(text: bytes, start: int) -> int:
+    """The end of the list of numbers or strings that begins at `start`; 0 where its end is not known."""
+    strings = _STRINGS.match(text, start)
+    if strings is not None:
+        return strings.end()
+    stop = text.find(b"}", start)
+    quote = text.find(b'"', start, stop)  # lists of numbers have no quotes
+    return 0 if stop < 0 else text.rfind(b"]", start, stop if quote < 0 else quote) + 1
 
 
 def mark_number(data: object) -> int:

@@ -205,7 +205,7 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
 
 
 def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
-    """The request in a text whose inputs are all lists of numbers; None for any other, and for an invalid one."""
+    """The request in a text whose inputs are all lists; None for any other, and for an invalid one."""
     taken = take_lists(text)
     if taken is None:
         return None
@@ -238,7 +238,7 @@ def list_plan(spec: ModelSpec, rest: bytes, lists: int) -> ListPlan | None:
         for entry, tensor in known_entries(root.get("inputs"), known, "input"):
             shape = input_shape(spec, tensor, entry)
             number = mark_number(entry["data"]) if source_of(tensor, entry) is None else -1
-            if number < 0 or not shape or tensor.dtype is DType.BYTES:
+            if number < 0 or not shape:
                 return None
             forms[tensor.name] = ListForm.of(tensor, shape, number)
         check_present(spec, {name: form.shape for name, form in forms.items()})

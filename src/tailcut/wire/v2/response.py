@@ -39,7 +39,7 @@ class _ResponseHead(msgspec.Struct, frozen=True, eq=False):
     before_id: bytes
     after_id: bytes  # for JSON outputs, up to the first list of data
     without_id: bytes
-    between: tuple[bytes, ...] = ()  # the text after each list of data
+    between: tuple[bytes, ...] = ()  # the text after each list of data; empty for binary outputs
 
 
 _Key = tuple[int, str, tuple[WantedOutput, ...], tuple[tuple[int, ...], ...]]
@@ -59,24 +59,28 @@ def encode_response(
         InvalidInputError: JSON was asked for a BYTES output whose elements are not UTF-8.
     """
     arrays = [outputs[wanted.name] for wanted in request.outputs]
-    binary = request.outputs[0].binary
-    if not all(wanted.binary is binary and wanted.region is None for wanted in request.outputs):
-        return _encode_mixed(spec, version, request, arrays)
-    tensors = _tensors(spec, request)
-    if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size depends on its elements
-        return _encode_mixed(spec, version, request, arrays)
-    key = (id(spec), version, request.outputs, tuple(array.shape for array in arrays))
+    key = (id(spec), version, request.outputs, tuple([array.shape for array in arrays]))
     kept = _heads.get(key)
     if kept is None:
-        make = _make_head if binary else _make_json_head
+        tensors = _tensors(spec, request)
+        if not _is_uniform(request, tensors):
+            return _encode_mixed(spec, version, request, arrays)
+        make = _make_head if request.outputs[0].binary else _make_json_head
         kept = _heads.keep(key, make(spec, version, tensors, arrays))
     head = _begin(kept, request.id)
-    if binary:
-        return Response([head, *(array.tobytes() for array in arrays)], len(head))
+    if not kept.between:
+        return Response([head, *[array.tobytes() for array in arrays]], len(head))
     parts = [head]
-    for tensor, array, behind in zip(tensors, arrays, kept.between, strict=True):
+    for tensor, array, behind in zip(_tensors(spec, request), arrays, kept.between, strict=True):
         parts += (orjson.dumps(to_json(array, tensor.dtype, tensor.name), option=_OPTIONS), behind)
     return Response([b"".join(parts)], None)
+
+
+def _is_uniform(request: InferRequest, tensors: list[TensorSpec]) -> bool:
+    """Whether outputs are all binary or all JSON, and everything around their data follows from their shapes."""
+    binary = request.outputs[0].binary
+    alike = all(wanted.binary is binary and wanted.region is None for wanted in request.outputs)
+    return alike and all(tensor.dtype is not DType.BYTES for tensor in tensors)
 
 
 def shared_outputs(

@@ -200,6 +200,8 @@ def integers(tensor: TensorSpec, flat: Sequence[int]) -> np.ndarray:
 
 
 def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
+    if prod(shape) == 1 and len(data) >= _PREFIX.size and _PREFIX.unpack_from(data)[0] == len(data) - _PREFIX.size:
+        return strings(shape, [bytes(data[_PREFIX.size :])])
     steps = strings_in_steps(tensor, shape, data)
     while True:
         try:
