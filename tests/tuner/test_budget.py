@@ -84,6 +84,19 @@ def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
     assert plan.estimating_s(70.0, 1.0, 20, 100.0) == pytest.approx(0.08 * 120)
 
 
+@pytest.mark.parametrize(("capacity", "finalists"), [(100.0, 5), (4.0, 4), (1.0, 1)])
+def test_engines_of_a_slow_model_have_the_time_of_servers_that_could_not_race(capacity: float, finalists: int) -> None:
+    """Of a model that answers once a second, no heat fits: one server is enough, and each engine is called longer."""
+    plan = TimePlan(0.0, 120.0)
+    seconds = plan.race_until - 40.0 - finalists * 3.0 / 0.65
+    assert plan.estimating_s(40.0, 3.0, 7, capacity) == pytest.approx(max(seconds - 2.4, 9.6))
+
+
+def test_a_short_budget_limits_the_warm_up_of_servers() -> None:
+    """It takes as long as a user's server in a long tune only."""
+    assert [TimePlan(0.0, budget_s).warm_up_s for budget_s in (5.0, 60.0, 600.0)] == [0.5, 3.0, 10.0]
+
+
 @pytest.mark.parametrize(("budget_s", "block_s"), [(8.0, 0.12), (36.0, 0.15), (120.0, 0.2)])
 def test_blocks_are_short_where_a_race_has_little_time(budget_s: float, block_s: float) -> None:
     """One heat of short blocks selects better than none."""

@@ -45,12 +45,11 @@ def test_requests_are_asked_as_they_are_and_joined(tmp_path: Path) -> None:
 
 
 def test_time_that_is_spent_leaves_the_most_telling(tmp_path: Path) -> None:
-    """Eight requests in any case, however slow the model: of all parts of the data."""
+    """Three requests in any case, however slow the model, of different parts of the data."""
     result = questions(perceptron([4, 8, 3], tmp_path / "m.onnx"), vectors(1000), 0.0)
-    sources = [item.source for item in result.all]
-    assert len(sources) == 8
-    assert min(sources) < 200
-    assert max(sources) > 800
+    sources = sorted(item.source for item in result.all)
+    assert len(sources) == 3
+    assert sources[2] - sources[1] > 100 < sources[1] - sources[0]
 
 
 def test_the_whole_of_sorted_data_is_asked(tmp_path: Path) -> None:

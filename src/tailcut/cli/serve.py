@@ -132,6 +132,7 @@ def serve(  # noqa: PLR0915  a statement per option
     ] = None,
     deadline: Annotated[str, typer.Option(help="Time limit for requests that set none.")] = "30s",
     engine_timeout: Annotated[str, typer.Option(help="Abandon an engine call after this long.")] = "30s",
+    warm_up: Annotated[str, typer.Option(help="How long warming up may delay readiness, for each model.")] = "10s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep serving this long while readiness reports 503.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, in MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[
@@ -292,7 +293,11 @@ def serve(  # noqa: PLR0915  a statement per option
     reader = SourceReader(
         worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)
     )
-    wished = Limits(queue_rows=queue or Limits().queue_rows, engine_timeout_s=parse_duration(engine_timeout))
+    wished = Limits(
+        queue_rows=queue or Limits().queue_rows,
+        engine_timeout_s=parse_duration(engine_timeout),
+        warm_up_s=parse_duration(warm_up),
+    )
     start = RepositoryStart(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, partial(overrides_of, reader, wished, queue=queue, measures=not no_auto))
     stored = [reader.read(source) for source in given]

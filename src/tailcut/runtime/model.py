@@ -70,7 +70,7 @@ class Model:
         self._engine = engine  # the first
         self._other_engine = reopen  # opens another engine, where the profile's model file cannot
         known = known_samples(profile, engine.spec)
-        self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
+        self.rows = settle_rows(engine, profile.settings.batching.rows, known) if rows is None else rows
         self.spec = engine.spec
         self.profile = profile
         self.choice: DefaultChoice | None = None  # the settings, where they were measured
@@ -79,7 +79,7 @@ class Model:
         self._padding = self._plan_padding(engine)
         if self._padding is not None:
             scheduler.forecast.costs = {bucket: CostModel(scheduler.max_batch_size) for bucket in self._padding.grid}
-        self._second = open_second(profile, self.spec, limits, known)
+        self._second = open_second(profile, self.spec, known)
         self._turn = threading.Lock()  # for using the second engine as a fallback
         engine = self._engine = self._for_buckets(engine)
         places = instance_places(profile.settings)

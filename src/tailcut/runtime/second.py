@@ -9,14 +9,13 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.samples import Samples
 from tailcut.errors import UnsupportedError, UsageError
-from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import SecondEngine
 from tailcut.spec import ModelSpec
 
 
-def open_second(profile: Profile, spec: ModelSpec, limits: Limits, samples: Samples | None) -> Engine | None:
+def open_second(profile: Profile, spec: ModelSpec, samples: Samples | None) -> Engine | None:
     """The second engine that a profile asks for; None where it does not.
 
     Args:
@@ -34,7 +33,7 @@ def open_second(profile: Profile, spec: ModelSpec, limits: Limits, samples: Samp
         return None
     engine = load_second(profile, second)
     try:
-        settle_rows(engine, profile.settings.batching.rows, limits, samples)
+        settle_rows(engine, profile.settings.batching.rows, samples)
     except BaseException:
         engine.close()
         raise

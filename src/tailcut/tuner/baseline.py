@@ -77,8 +77,9 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
         opened = [
             open_loop(arm.target, arm.payloads, rate=own_rate, duration_s=length_s, seed=seed)
             for seed, length_s in enumerate(lengths_s, 1)
+            if own_rate * length_s >= _FEWEST_ANSWERS
         ]
-        limit_ms = float(f"{np.median([_limit_ms(block, first) for block in opened]):.3g}")
+        limit_ms = float(f"{np.median([_limit_ms(block, first) for block in opened or [first]]):.3g}")
         return replace(known, limit_ms=limit_ms, own_limit=not known.is_overloaded)
     return known
 

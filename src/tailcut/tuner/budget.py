@@ -20,6 +20,7 @@ _REPORTED, _NAMED = 0.10, 0.03  # of the budget: a later end is reported, with t
 MOMENT_S = 2.5  # by which a short budget may be exceeded to know a p99
 _STARTING = 0.65  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
+_HEAT_ANSWERS = 14  # of each finalist in a heat, about
 _BLOCK, _LEAST_BLOCK_S, _BLOCK_S = 1 / 240, 0.12, 0.2
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
 _LEAST_ESTIMATE = 0.08
@@ -29,6 +30,7 @@ _QUICK = 400.0  # requests per second of the baseline, with fewer of which that 
 _USAGE = 0.04  # of the budget, to measure CPU and memory of configurations that are equal
 _LABELS = 0.04  # likewise, for answers that are compared with labels
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
+_WARM_UP, _LEAST_WARM_UP_S, _MOST_WARM_UP_S = 0.05, 0.5, 10.0  # of the budget, for each server
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
 _FINALISTS, _HEATS, _HEAT_CALLS, _LEAST_HEAT_S = 8, 12, 3, 0.12
@@ -193,6 +195,11 @@ class TimePlan:
         return _ANSWERS * self.budget_s
 
     @property
+    def warm_up_s(self) -> float:
+        """Seconds that a server may take to warm up; a model of usual speed takes less."""
+        return max(_LEAST_WARM_UP_S, min(_MOST_WARM_UP_S, _WARM_UP * self.budget_s))
+
+    @property
     def capacity_s(self) -> float:
         """Seconds for measuring the baseline's capacity."""
         return min(_MOST_CAPACITY_S, _CAPACITY * self.budget_s)
@@ -212,14 +219,16 @@ class TimePlan:
             capacity: requests per second of the baseline.
         """
         enough_s = count * max(_MOST_ENGINE_S, _MOST_ENGINE_CALLS / max(capacity, 1e-9))
-        left_s = self.spare_s(now, start_s) - self._simulating_s
+        race_s = (_RACE_END - _ESTIMATE_END) * self._whole_s
+        finalists = max(1, min(_WANTED_FINALISTS, int(race_s * capacity / _HEAT_ANSWERS)))
+        left_s = self.spare_s(now, start_s, finalists) - self._simulating_s
         if capacity > _QUICK:
             left_s -= min(_MOST_RECEIVING_S, _RECEIVING * self.budget_s)
         return min(self.estimate_s, enough_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
 
-    def spare_s(self, now: float, start_s: float) -> float:
+    def spare_s(self, now: float, start_s: float, finalists: int = _WANTED_FINALISTS) -> float:
         """Seconds until the servers of the finalists have to start, each of which takes `start_s`."""
-        return self.race_until - now - _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
+        return self.race_until - now - finalists * self._entering_s(start_s) / _STARTING
 
     def has_time_for_copies(self, now: float, start_s: float) -> bool:
         """Whether a quantised copy of the model can be made and measured before the race."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -150,6 +150,8 @@ def prove(session: TuneSession) -> None:
     *names, last = settings
     session.tell(Phase(f"verifying {', '.join(names)} and {last}, interleaved, on fresh samples"))
     servers.keep(*settings.values())
+    if not _spare_s(session, len(settings), servers.executing_s(len(settings))) and _is_only_checked(session, settings):
+        return
     servers.execute()
     servers.launch(*settings.values())
     arms = _served(session, settings)
@@ -195,15 +197,16 @@ def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[st
         session.journal.add_block(kind, settings[name], rate, latencies_ms, arm=name)
 
     try:
-        outcome.accuracy = session.check(tuned, session.plan.last_check_s, whole=True)
+        seconds = min(session.plan.last_check_s, _spare_s(session, len(arms)))  # of 0: not again
+        outcome.accuracy = session.check(tuned, seconds, whole=True)
         if not outcome.wrong:
             if session.wanted.labels is not None:
                 arms_asked = {name: settings[name] for name in ("baseline", "tuned")}
                 outcome.labels = by_labels(session, arms_asked, session.wanted.labels)
-            if _has_time(session, arms):
+            if _spare_s(session, len(arms)):
                 verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed, note=note)
             else:
-                outcome.arms = {name: ArmRuns() for name in arms}
+                outcome.arms = _unmeasured(session, list(arms))
             if session.wanted.constraints.cpus is not None:
                 outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
     except TailcutError:
@@ -212,15 +215,32 @@ def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[st
     return not session.servers.has_ended(tuned)
 
 
-def _has_time(session: TuneSession, arms: Mapping[str, Arm]) -> bool:
-    """Whether the time suffices for a median: without one, a slow model would be measured for nothing. Reports it."""
-    capacity, count = session.outcome.capacity, len(arms)
-    left_s, needed_s = remaining_s(session.plan, time.monotonic()), medians_s(capacity, count)
-    if needed_s <= left_s:
-        return True
-    words = f"{count} servers need {needed_s:,.0f} s or more for a median, and about {left_s:,.0f} s are left"
+def _spare_s(session: TuneSession, arms: int, before_s: float = 0.0) -> float:
+    """Seconds beyond those for a median of this many arms; 0: they would be measured for nothing."""
+    left_s = remaining_s(session.plan, time.monotonic()) - before_s
+    return max(0.0, left_s - medians_s(session.outcome.capacity, arms))
+
+
+def _is_only_checked(session: TuneSession, names: Iterable[str]) -> bool:
+    """Check the answers of the server that raced, instead of new ones of all arms; whether that was enough."""
+    wanted, outcome = session.wanted, session.outcome
+    if wanted.labels is not None or wanted.constraints.cpus is not None:
+        return False
+    try:
+        outcome.accuracy = session.check(outcome.settings, 0.0, whole=True)
+    except TailcutError:
+        return False
+    if not outcome.wrong:
+        outcome.arms = _unmeasured(session, list(names))
+    return True
+
+
+def _unmeasured(session: TuneSession, names: Sequence[str]) -> dict[str, ArmRuns]:
+    """Report that there was no time for a verification; returns its empty result."""
+    needed_s, left_s = medians_s(session.outcome.capacity, len(names)), remaining_s(session.plan, time.monotonic())
+    words = f"{len(names)} servers need {needed_s:,.0f} s or more for a median, and about {left_s:,.0f} s are left"
     session.tell(Phase(f"not verified: {words}: raise --budget"))
-    return False
+    return {name: ArmRuns() for name in names}
 
 
 def _cpus_used(arm: Arm, clients: int) -> float | None:

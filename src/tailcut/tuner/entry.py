@@ -74,7 +74,8 @@ class Entry:
             if not in_use and len(entrants) >= FEWEST and not session.servers.room(1):
                 session.tell(Phase(f"{session.describe(settings)} does not race: not enough memory for its server"))
                 continue
-            session.servers.launch(settings, *group[number + 1 : number + 2])
+            following = group[number + 1 : number + 2] if self._has_time_for_heat(time.monotonic()) else []
+            session.servers.launch(settings, *following)
             try:
                 arm = session.servers.arm(settings)
                 accuracy = session.check(settings, session.plan.check_s)

@@ -27,7 +27,7 @@ from tailcut.tuner.questions import Question, ReferenceQuestions, padded_places
 
 _ALONE = 8  # questions sent alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
-_FEWEST_OF_SLOW = 8  # sent together to a server that is slow to answer
+_FEWEST_OF_SLOW = 4  # sent together to a server that is slow to answer
 _PASSES = 2  # over all questions, in a different order each time
 _WHOLE, _LEAST_WHOLE_S = 3, 1.0  # times a check's seconds, and seconds: after that no large joined ones
 _PAIR = 2  # requests joined into one, which are sent even then

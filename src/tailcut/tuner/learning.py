@@ -25,7 +25,6 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.nodes import usable_nodes
 from tailcut.machine.quota import affinity_mask, cpu_quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology
-from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.rows import RowDecision
 from tailcut.spec import ModelSpec, Rows
@@ -109,7 +108,7 @@ def _opened(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[ModelSp
         if not is_installed(name):
             tell(Phase(f"{name} left out: not installed ({how_to_install(name)})"))
     try:
-        decision = settle_rows(engine, wanted.rows, Limits())
+        decision = settle_rows(engine, wanted.rows)
         requests = _requests(engine, wanted)
         return engine.spec, decision, requests
     finally:

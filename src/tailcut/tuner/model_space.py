@@ -57,6 +57,7 @@ from tailcut.tuner.space import (
 from tailcut.wire.v2.call import model_path
 
 _STATIC = "int8_static"
+_SLOW = 10.0  # requests per second of the baseline
 _ASKED = 48  # requests to check an engine with before it is measured: an error in one of ten is hardly missed
 
 
@@ -267,6 +268,8 @@ class ModelSpace:
     def _estimate(self, choices: list[EngineOptions]) -> list[EngineEstimate]:
         session, whole = self._session, self._session.wanted.exhaustive
         longer = max(1.0, len(choices) / session.plan.engines) if whole else 1.0
+        if session.outcome.capacity < _SLOW:  # there may be time for few of them: those that answer soonest first
+            choices = sorted(choices, key=lambda options: -(options.threads or usable_cpus()))
         choices = choices if whole else choices[: session.plan.engines]
         measured = [estimate.options for estimate in self.estimates]
         offered = [rejection.settings.engine for rejection in session.rejected.values()]

@@ -24,7 +24,7 @@ from tailcut.tuner.dimensions import learned_places
 
 Arrays = dict[str, np.ndarray]
 _MOST = 64  # of the data's requests, beside the first ones
-_FEWEST = 8  # requests that are answered first, however long the model takes
+_FEWEST, _FEWEST_OF_SLOW = 8, 3  # requests that are answered first, and those of them however long the model takes
 _JOINED = (2, 3, 13, 7, 40)  # requests in one: within the usual largest batches, and over them
 _JOINED_SHAPES = 12  # of each count
 _JOINED_BYTES = 8 << 20
@@ -75,7 +75,7 @@ class ReferenceQuestions:
     Args:
         open_reference: opens the bare model; called again for the requests that a candidate's buckets need.
         requests: the data's, at least one.
-        seconds: for the answers, and again for those of each set of buckets; at least 8 are computed, and the data's
+        seconds: for the answers, and again for those of each set of buckets; at least 3 are computed, and the data's
             own requests may take twice as long.
 
     Raises:
@@ -91,7 +91,7 @@ class ReferenceQuestions:
         engine = open_reference()
         try:
             self.spec = engine.spec
-            self.all = _answered(engine, self._plans(), seconds, least=_FEWEST)
+            self.all = _answered(engine, self._plans(), seconds)
             again = [question for question in self.all if question.is_plain][:_TWICE]
             self.random = _random_outputs(engine, again, seconds)
         finally:
@@ -105,7 +105,7 @@ class ReferenceQuestions:
             engine = self._open()
             try:
                 plans = self._below_at_and_between(padding)
-                self._between[padding] = _answered(engine, plans, self._seconds, least=_FEWEST)
+                self._between[padding] = _answered(engine, plans, self._seconds)
             finally:
                 engine.close()
         return self._between[padding] + self.all
@@ -149,7 +149,7 @@ def _chosen(requests: Sequence[Arrays]) -> list[int]:
         return sum(array.nbytes for array in requests[index].values())
 
     ends = list(dict.fromkeys([max(places, key=size), min(places, key=size)]))
-    first = [*ends, *evenly(places, _FEWEST - len(ends))]
+    first = [*ends, *_shuffled(evenly(places, _FEWEST - len(ends)))]
     return list(dict.fromkeys([*first, *_shuffled(evenly(places, _MOST))]))
 
 
@@ -165,7 +165,7 @@ def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
         return None
 
 
-def _answered(engine: Engine, plans: Iterable[_AskPlan], seconds: float, *, least: int) -> list[Question]:
+def _answered(engine: Engine, plans: Iterable[_AskPlan], seconds: float) -> list[Question]:
     """Compute answers until the time or the memory for them is spent; requests that the model rejects are left out.
 
     Raises:
@@ -177,7 +177,8 @@ def _answered(engine: Engine, plans: Iterable[_AskPlan], seconds: float, *, leas
     for plan in plans:
         # The data's own requests may take longer: a profile must not be kept that answers one of them wrongly.
         allowed_s = seconds if plan.joined > 1 or plan.lengths else _OWN * seconds
-        if len(questions) >= least and (time.monotonic() > began + allowed_s or held > _ANSWER_BYTES):
+        is_late = time.monotonic() > began + allowed_s
+        if len(questions) >= (_FEWEST_OF_SLOW if is_late else _FEWEST) and (is_late or held > _ANSWER_BYTES):
             continue
         try:
             answer = engine.run(plan.inputs)

@@ -48,6 +48,7 @@ class TrialServers:
         samples: kinds of requests in the data, with which servers warm up.
         base: the profile whose settings are replaced: a pipeline's, or one to compare; None for one of the model.
         cpus: the CPUs that servers run on; None for all that this process may use.
+        warm_up_s: how long a server may take to warm up: a slow model would use up a short budget with it.
     """
 
     def __init__(  # noqa: PLR0913  what a profile and its clients are
@@ -59,8 +60,10 @@ class TrialServers:
         *,
         base: Profile | None = None,
         cpus: tuple[int, ...] | None = None,
+        warm_up_s: float = 10.0,
     ) -> None:
         self._cpus = cpus
+        self._arguments = ["--warm-up", f"{warm_up_s:.3g}s"]
         self.samples = samples
         self._base = base
         self._model = model
@@ -108,7 +111,7 @@ class TrialServers:
                 self._stop(key)
             if key not in self._running:
                 profile = self.profile(key)
-                server = ServedProfile(profile, cpus=self._cpus, forked=self._forks)
+                server = ServedProfile(profile, self._arguments, cpus=self._cpus, forked=self._forks)
                 self._begun[key], self._modules = time.monotonic(), modules_of(profile)
                 server.begin()
                 self._running[key] = server

@@ -187,7 +187,7 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
     confined = confined_to(wanted.constraints.cpus)
     if confined is not None:
         engine["threads"] = len(confined)  # the engine's own choice on these CPUs; kept in the profile
-    servers = TrialServers(wanted.model, spec, requests, samples, cpus=confined)
+    servers = TrialServers(wanted.model, spec, requests, samples, cpus=confined, warm_up_s=plan.warm_up_s)
     beyond_json = not_json(servers.requests)
     wanted = for_clients_of(wanted, beyond_json)
     if beyond_json:

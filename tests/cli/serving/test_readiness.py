@@ -30,6 +30,18 @@ def test_systemd_is_notified_when_the_server_is_ready(
             systemd.recv(100)
 
 
+def test_warming_up_delays_readiness_no_longer_than_asked_for(tmp_path: Path) -> None:
+    """The log says for which batch sizes there was no time, and requests are answered."""
+    path = perceptron([4, 3], tmp_path / "m.onnx")
+    with serving(tmp_path, path, "--no-auto", "--warm-up", "1us") as server:
+        with server.connect() as wire:
+            body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}'
+            head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            assert wire.ask(head.encode() + body).status == 200
+        assert server.stop() == 0
+    assert "m: warm-up took over 0 s and ended before 6 of its 6 batch sizes" in server.stderr.read_text()
+
+
 def test_an_abstract_socket_and_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd may name a socket that is in no file system; without a name, or with a strange one, nothing happens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

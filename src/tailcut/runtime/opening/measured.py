@@ -96,7 +96,7 @@ def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget
     sessions.open(_options(base.engine, 1 if traits.weight_bytes < _SMALL_BYTES else around.threads))
     try:
         samples, refusal, took_s = _samples(sessions.engine, budget_s)
-        rows = settle_rows(sessions.engine, base.batching.rows, limits, samples)
+        rows = settle_rows(sessions.engine, base.batching.rows, samples)
         try:
             if samples is None:
                 raise UnsupportedError(refusal)

@@ -25,12 +25,11 @@ from tailcut.engines.base import Arrays, Engine
 from tailcut.engines.hints import Hinted
 from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UnsupportedError
-from tailcut.runtime.limits import Limits
 from tailcut.runtime.rows import RowDecision, RowsSetting, decide_rows, needs_proof
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
-_BUDGET_SHARE = 0.3  # of the time budget for warming up
+_PROOF_S = 3.0
 _MANY = 8  # rows of the larger batch; like the smaller size, one that warm-up computes as well
 # The largest row sets a scale over the whole batch (dynamic int8, batch statistics), which shows in the smallest.
 _MAGNITUDES = (1.0, 50.0, 0.1, 200.0)
@@ -49,7 +48,7 @@ _AMPLIFIED = 8.0  # a difference up to this multiple of that from disturbed inpu
 Outputs = Mapping[str, np.ndarray]
 
 
-def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samples | None = None) -> RowDecision:
+def settle_rows(engine: Engine, user: RowsSetting, samples: Samples | None = None) -> RowDecision:
     """Decide whether the rows of a loaded model are independent, and note that in its spec.
 
     The proof uses these samples, or any that the model accepts where none are given. Sizes of outputs in the file that
@@ -60,7 +59,7 @@ def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samp
     """
     proof = None
     if needs_proof(engine.spec, user):
-        proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s, samples)
+        proof = prove_rows(engine, _PROOF_S, samples)
     elif engine.spec.single and engine.spec.fixed_rows:
         _open_by_an_answer(engine, samples)
     wrong = [f"{tensor.name!r} {tensor.written}" for tensor in engine.spec.outputs if tensor.declared is not None]

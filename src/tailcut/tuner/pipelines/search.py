@@ -284,7 +284,9 @@ def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[T
     base = changed(profile.settings, io={"wire": "json" if wanted.wire == "json" else "binary"})
     learned = known.learned
     cpus = confined_to(wanted.constraints.cpus)
-    servers = TrialServers(wanted.model, learned.spec, learned.requests, base=profile, cpus=cpus)
+    servers = TrialServers(
+        wanted.model, learned.spec, learned.requests, base=profile, cpus=cpus, warm_up_s=plan.warm_up_s
+    )
     try:
         wanted = for_clients_of(wanted, not_json(servers.requests))
     except UsageError:
