@@ -94,7 +94,7 @@ def test_engines_of_a_slow_model_have_the_time_of_servers_that_could_not_race(ca
 
 def test_a_short_budget_limits_the_warm_up_of_servers() -> None:
     """It takes as long as a user's server in a long tune only."""
-    assert [TimePlan(0.0, budget_s).warm_up_s for budget_s in (5.0, 60.0, 600.0)] == [0.5, 3.0, 10.0]
+    assert [TimePlan(0.0, budget_s).warm_up_s for budget_s in (5.0, 120.0, 3600.0)] == [0.5, 1.5, 10.0]
 
 
 @pytest.mark.parametrize(("budget_s", "block_s"), [(8.0, 0.12), (36.0, 0.15), (120.0, 0.2)])

@@ -68,6 +68,23 @@ def test_each_shape_of_the_best_engine_has_its_best_in_the_race() -> None:
         assert [item in finalists([*others, *two]) for item in two] == [there, False]
 
 
+def test_one_that_waits_for_batches_races_against_one_that_does_not() -> None:
+    """Of the same engine and dispatch, although eight others are expected to do better."""
+    waiting = [
+        predicted(
+            1000.0 - number, batching={"dispatch": "worker", "max_batch_size": 4 + number, "max_queue_delay_us": 7000}
+        )
+        for number in range(4)
+    ]
+    eager = [
+        predicted(700.0 + size, batching={"dispatch": "worker", "max_batch_size": size, "max_queue_delay_us": 0})
+        for size in (4, 8)
+    ]
+    others = [predicted(900.0, engine={"threads": threads, "instances": 2}) for threads in range(1, 9)]
+    chosen = finalists([*waiting, *eager, *others])
+    assert [item for item in chosen if item in waiting + eager] == [waiting[0], eager[1]]
+
+
 def test_of_a_slow_model_each_shape_of_both_engines_races_once() -> None:
     """Where a call takes long, its dispatch makes no difference: five finalists are five ways to compute."""
     choices = [

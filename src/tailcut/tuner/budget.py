@@ -30,7 +30,7 @@ _QUICK = 400.0  # requests per second of the baseline, with fewer of which that 
 _USAGE = 0.04  # of the budget, to measure CPU and memory of configurations that are equal
 _LABELS = 0.04  # likewise, for answers that are compared with labels
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
-_WARM_UP, _LEAST_WARM_UP_S, _MOST_WARM_UP_S = 0.05, 0.5, 10.0  # of the budget, for each server
+_WARM_UP, _LEAST_WARM_UP_S, _MOST_WARM_UP_S = 0.0125, 0.5, 10.0  # of the budget, for each server that races
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
 _FINALISTS, _HEATS, _HEAT_CALLS, _LEAST_HEAT_S = 8, 12, 3, 0.12
@@ -196,7 +196,7 @@ class TimePlan:
 
     @property
     def warm_up_s(self) -> float:
-        """Seconds that a server may take to warm up; a model of usual speed takes less."""
+        """Seconds that a server that races may take to warm up: enough for the small batches of most models."""
         return max(_LEAST_WARM_UP_S, min(_MOST_WARM_UP_S, _WARM_UP * self.budget_s))
 
     @property

@@ -53,7 +53,8 @@ def finalists(
     that the simulation predicts least well. The best of each dispatch is among them, because a stall while the cost of
     that dispatch was measured would otherwise keep all its configurations out of the race. So is the best of each
     number of threads and instances with the engine of the best one, or with the two best engines where dispatch makes
-    no kinds: how these share cores and caches is not simulated.
+    no kinds: how these share cores and caches is not simulated. If the best one waits for batches to fill, the best of
+    its engine and dispatch that does not is among them: clients that wait for their answers fill batches less well.
 
     Args:
         predicted: configurations.
@@ -76,9 +77,11 @@ def finalists(
             if _computed_by(candidate) in engines[: 1 if by_dispatch else 2]
         }.values(),
     ]
+    eager = _eager(hopeful)
+    firsts += eager
     chosen: list[PredictedConfiguration] = []
     taken: Counter[object] = Counter()
-    for candidate in dict.fromkeys([*ranked[:1], *other[:1], *sorted(firsts, key=ranked.index), *ranked]):
+    for candidate in dict.fromkeys([*ranked[:1], *other[:1], *eager, *sorted(firsts, key=ranked.index), *ranked]):
         if len(chosen) == count - min(_LONE, count // _LONE_OF):
             break
         if candidate in firsts or all(taken[key] < most for key, most in own(candidate.settings)):
@@ -100,6 +103,20 @@ def finalists(
     fresh = [item for kind, item in others.items() if kind not in raced]
     lone = sorted((item for item in fresh if item.alone_ms < quickest_ms), key=lambda candidate: candidate.alone_ms)
     return [*chosen, *dict.fromkeys([*lone, *sorted(fresh, key=near.index), *near])][:count]
+
+
+def _eager(ranked: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
+    """The best one that does not wait for batches to fill, of the engine and dispatch of the best one, if that does."""
+    waiting = [candidate.settings for candidate in ranked[:1] if candidate.settings.batching.max_queue_delay_us]
+    alike = [
+        candidate
+        for candidate in ranked
+        for best in waiting
+        if candidate.settings.engine == best.engine
+        and candidate.settings.batching.dispatch == best.batching.dispatch
+        and not candidate.settings.batching.max_queue_delay_us
+    ]
+    return alike[:1]
 
 
 def pareto(

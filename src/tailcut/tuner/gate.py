@@ -5,6 +5,7 @@ batching or padding shows only when requests share a batch. A few are sent alone
 different path through the server. Which requests are sent together changes from pass to pass.
 """
 
+import math
 import random
 import time
 from bisect import bisect_left
@@ -258,14 +259,15 @@ class Gate:
         if not whole and answerable < together:
             together = max(_FEWEST_OF_SLOW, answerable)
             questions = [question for question in questions if question.joined <= _PAIR]
+        rows = max(together, answerable // 2) if not whole else math.inf
         for number in range(_PASSES):
             mixed = list(questions)
             order.shuffle(mixed)
-            for start in range(0, len(mixed), together):
-                now, group = time.monotonic(), mixed[start : start + together]
-                if now > end and (number or (start and not whole)):
+            for index, whole_group in enumerate(_filled(mixed, together, rows)):
+                now, group = time.monotonic(), whole_group
+                if now > end and (number or (index and not whole)):
                     return
-                if start and now > end + max(_WHOLE * seconds, _LEAST_WHOLE_S):
+                if index and now > end + max(_WHOLE * seconds, _LEAST_WHOLE_S):
                     group = [question for question in group if question.joined <= _PAIR]
                 if group:
                     yield group
@@ -321,6 +323,19 @@ class Gate:
         )
         reason = f"{rows[0].asked}: {rows[0].where}" if rows and not accuracy.right else accuracy.reason
         return replace(accuracy, rows=rows, reason=reason)
+
+
+def _filled(questions: Sequence[Question], most: int, most_rows: float) -> Iterator[list[Question]]:
+    """Yield groups of at most `most` questions, with at most `most_rows` of the data's requests where possible."""
+    group: list[Question] = []
+    for question in questions:
+        rows = sum(member.joined for member in group) + question.joined
+        if group and (len(group) == most or rows > most_rows):
+            yield group
+            group = []
+        group.append(question)
+    if group:
+        yield group
 
 
 def _only(answer: Outputs, names: Sequence[str]) -> Outputs:

@@ -36,6 +36,7 @@ _PAYLOADS, _MIXED_PAYLOADS = 32, 64  # distinct requests sent in turn: of one sh
 _FEWEST, _FEWEST_MIXED = 4, 8  # if they are large: encoding takes about 15 ms per MB of JSON
 _PAYLOAD_BYTES = 128 << 20  # of all, as JSON
 _FILLED = 0.8  # of the free memory may be used by servers
+_EXECUTED = 4  # times as long to warm up
 
 
 class TrialServers:
@@ -48,7 +49,8 @@ class TrialServers:
         samples: kinds of requests in the data, with which servers warm up.
         base: the profile whose settings are replaced: a pipeline's, or one to compare; None for one of the model.
         cpus: the CPUs that servers run on; None for all that this process may use.
-        warm_up_s: how long a server may take to warm up: a slow model would use up a short budget with it.
+        warm_up_s: how long a server may take to warm up, and four times as long for the verification: many servers of
+            a slow model would use up a short budget with it.
     """
 
     def __init__(  # noqa: PLR0913  what a profile and its clients are
@@ -63,7 +65,7 @@ class TrialServers:
         warm_up_s: float = 10.0,
     ) -> None:
         self._cpus = cpus
-        self._arguments = ["--warm-up", f"{warm_up_s:.3g}s"]
+        self._warm_up_s = warm_up_s
         self.samples = samples
         self._base = base
         self._model = model
@@ -111,7 +113,8 @@ class TrialServers:
                 self._stop(key)
             if key not in self._running:
                 profile = self.profile(key)
-                server = ServedProfile(profile, self._arguments, cpus=self._cpus, forked=self._forks)
+                arguments = ["--warm-up", f"{self._warm_up_s if self._forks else _EXECUTED * self._warm_up_s:.3g}s"]
+                server = ServedProfile(profile, arguments, cpus=self._cpus, forked=self._forks)
                 self._begun[key], self._modules = time.monotonic(), modules_of(profile)
                 server.begin()
                 self._running[key] = server
