@@ -82,7 +82,7 @@ class Lease(NamedTuple):
 NO_LEASE = Lease(-1, 0)
 
 
-class Request(msgspec.Struct, eq=False):  # made for each call, in a fifth of the time that an `__init__` takes
+class Request(msgspec.Struct, eq=False):  # in 0.17 us instead of 0.32 with an `__init__`, for each call
     """One request: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1).
 
     Or `requests` requests of one row each that arrived together and are queued as one; for their handler, the first has
