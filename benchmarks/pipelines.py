@@ -46,7 +46,7 @@ PORT = 18300
 CALLS, WARM = 2000, 200
 LIMIT_P50_US, LIMIT_LOOP_US = 150, 20  # of an empty stage
 PACKAGES = ("tokenizers", "onnx", "litserve", "bentoml", "mosec")
-CONCURRENCY = (1, 16)
+CONCURRENCY = (1, 16, 64)
 ECHO = """
 import socket, sys
 with socket.socket(fileno=int(sys.argv[1])) as sock:
